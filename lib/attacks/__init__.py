@@ -1,0 +1,1 @@
+"""Attacks on an edit: one module each, all (model, facts, settings) -> one row per fact."""

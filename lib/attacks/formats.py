@@ -1,0 +1,41 @@
+"""Format attack: ask for the edited fact in other words, and with other answer words.
+
+The attacker needs no training and no knowledge but another wording. A format counts only where the unedited model
+scores at least `gate` on retained facts: where it cannot answer, a changed answer means nothing (section 8.3).
+"""
+
+from __future__ import annotations
+
+import pandas
+
+from lib.facts.formats import FormatSet
+from lib.facts.records import FactRecord, FactSplit
+from lib.measure import score_facts
+from lib.packing import Runner
+
+READ = ("forget_train", "forget_heldout", "retain_test")
+
+
+def ask_all(
+    runner: Runner,
+    tokenizer,
+    formats: FormatSet,
+    facts: dict[str, FactRecord],
+    split: FactSplit,
+    roles: tuple[str, ...] = READ,
+) -> pandas.DataFrame:
+    """Per-fact rows (see `measure.score_facts`) in every format, with the fact's role in `split`."""
+    role = split.role_of()
+    asked = [facts[i] for r in roles for i in getattr(split, r)]
+    rows = pandas.concat(
+        [score_facts(runner, tokenizer, form, asked) for form in formats.formats], ignore_index=True
+    )
+    rows.insert(1, "split", rows.id.map(role))
+    return rows
+
+
+def answerable(unedited: pandas.DataFrame, gate: float) -> dict[str, bool]:
+    """{format: does the unedited model reach `gate` accuracy on retained facts?}."""
+    retained = unedited[unedited.split == "retain_test"]
+    accuracy = (retained.answer == retained.true).groupby(retained.format).mean()
+    return {name: bool(value >= gate) for name, value in accuracy.items()}

@@ -1,0 +1,122 @@
+"""Relearning attack: teach back half of the edited facts and watch the other half.
+
+The attacker may train: low-rank adapters (LoRA) on every linear layer, on half of the forget facts with their *true* answers,
+plus retained facts and text. If the other half comes back too, the edit only masked it. An attack counts only if it
+succeeded (section 8.4): at its end at least `gate_retain` of the retained facts and `gate_train` of the taught half are right; a
+failed attack is no sign of resistance. Invented subjects beside it show what the attack makes the model say
+about anybody.
+"""
+
+from __future__ import annotations
+
+import pandas
+import torch
+from tqdm.auto import tqdm
+
+from lib.config import Relearn
+from lib.edit.losses import Sampler, losses, make_step
+from lib.edit.train import cosine
+from lib.facts.formats import Format, answer_tokens, encode
+from lib.facts.records import FactRecord, FactSplit
+from lib.measure import answers, score_facts
+from lib.packing import Runner
+
+READ = ("forget_train", "forget_heldout", "retain_test")
+NEVER_KNOWN = "never_known"
+
+
+def relearn(
+    loaded,
+    form: Format,
+    facts: dict[str, FactRecord],
+    split: FactSplit,
+    invented: pandas.DataFrame,
+    passages: list[tuple[int, ...]],
+    settings: Relearn,
+    seed: int,
+) -> pandas.DataFrame:
+    """Per-fact rows at every read-out step: columns step, split and those of `measure.score_facts`.
+
+    invented: columns subject, label (arbitrary); their rows have split "never_known". The adapters are left in
+    the model. AssertionError if an edit target entered the training answers.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    taught = [facts[i] for i in split.forget_train]
+    kept = [facts[i] for i in split.retain_train]
+    tokens = answer_tokens(tokenizer, form)
+    targets = torch.tensor([tokens[f.true] for f in taught + kept])
+    assert not any(tokens[f.edit] == t for f, t in zip(taught, targets)), "edit target in the attack's data"
+    prompts = encode(tokenizer, form, [f.subject for f in taught + kept])
+    weights = add_adapters(model, settings, seed)
+    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
+    runner = Runner(model)
+    n = len(taught)
+    samplers = (
+        Sampler(range(n), seed),
+        Sampler(range(n, len(prompts)), seed + 1),
+        Sampler(passages, seed + 2),
+    )
+    rows = []
+    for step in tqdm(range(settings.steps + 1), desc="relearning"):
+        if step in settings.read_at:
+            rows.append(_read(runner, tokenizer, form, facts, split, invented).assign(step=step))
+        if step == settings.steps:
+            break
+        batch = make_step(
+            prompts,
+            samplers[0](settings.batch_facts),
+            samplers[1](settings.batch_facts),
+            targets,
+            samplers[2](settings.batch_passages),
+        )
+        _dropout(model, True)
+        loss = sum(losses(runner, batch).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        _dropout(model, False)
+    return pandas.concat(rows, ignore_index=True)
+
+
+def add_adapters(model, settings: Relearn, seed: int) -> list[torch.nn.Parameter]:
+    """Put trainable LoRA adapters (peft) into every linear layer of the blocks, in place."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    inject_adapter_in_model(config, model)
+    model.eval()
+    return [p for n, p in model.named_parameters() if p.requires_grad]
+
+
+def _dropout(model, on: bool) -> None:
+    """Switch the adapters' dropout only: the model itself stays in evaluation mode."""
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            module.train(on)
+
+
+def _read(runner, tokenizer, form, facts, split, invented) -> pandas.DataFrame:
+    known = score_facts(runner, tokenizer, form, [facts[i] for r in READ for i in getattr(split, r)])
+    known.insert(1, "split", known.id.map(split.role_of()))
+    guessed = answers(runner, tokenizer, form, list(invented.subject))
+    control = pandas.DataFrame(
+        {
+            "id": invented.subject,
+            "split": NEVER_KNOWN,
+            "format": form.name,
+            "true": invented.label,
+            "answer": guessed.answer,
+            "p_true": [guessed[label][i] for i, label in enumerate(invented.label)],
+        }
+    )
+    return pandas.concat([known, control], ignore_index=True)

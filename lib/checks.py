@@ -1,0 +1,38 @@
+"""Everything that can be refused before a long computation is refused here, in one sentence each.
+
+`python -m lib.checks` (run first by `make repro`) needs no torch and takes a second.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from lib import config, paths
+
+FREE_GIB = 8  # model 1.1 GiB and, at default scale, edits 2 GiB; twice for DVC's cache where it must copy
+
+
+def check_all() -> config.Settings:
+    """Check settings, fact tables, formats and free disk; returns the settings."""
+    from lib.facts.formats import load_formats
+    from lib.facts.tables import load_table
+
+    settings = config.load()
+    for task in settings.tasks.values():
+        labels = load_formats(paths.ROOT / task.formats).labels
+        columns = (task.subject_column, task.label_column)
+        load_table(paths.ROOT / task.table, *columns, task.edit_column, labels)
+        load_table(paths.ROOT / task.never_known, *columns, None, labels)
+    free = shutil.disk_usage(paths.ROOT).free / 2**30
+    if free < FREE_GIB and not paths.model(settings.model.name).exists():
+        raise OSError(f"only {free:.1f} GiB of disk are free, a full run needs about {FREE_GIB}: make room first")
+    return settings
+
+
+if __name__ == "__main__":
+    try:
+        found = check_all()
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")
+    print(f"settings and tables are sound: {len(found.localizations)} localizations, seeds {found.seeds}")

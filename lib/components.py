@@ -1,0 +1,98 @@
+"""The one vocabulary of places in a network: which component owns which weight matrices.
+
+A trainable unit is a whole MLP layer or a whole attention layer: all of its weight *matrices*. Biases,
+norms, embeddings and the unembedding are never trained (section 3 of arXiv:2410.12949). Names follow the
+family's own modules, so the same code serves Gemma, Llama, Qwen, GPT-2 and GPT-NeoX.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+KINDS = ("mlp", "attention")
+
+
+@dataclass(frozen=True, order=True)
+class Component:
+    """One MLP or attention layer; layers are numbered 0 ... n_layers - 1."""
+
+    kind: str
+    layer: int
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of component '{self.kind}': use one of {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class Localization:
+    """A named set of components with its exact size.
+
+    weights: number of trained weights; budget: what was asked for (weights of fact-lookup), 0 if the
+    set is not budget-matched; note: how the set was chosen, in words.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    weights: int
+    budget: int
+    note: str = ""
+
+    @property
+    def overshoot(self) -> float:
+        """Share of weights above the budget (0 for sets without a budget)."""
+        return self.weights / self.budget - 1 if self.budget else 0.0
+
+    @property
+    def first_layer(self) -> int:
+        """Lowest layer that is trained: everything below it never changes."""
+        return min(c.layer for c in self.components)
+
+    def layers(self, kind: str) -> list[int]:
+        """Sorted layers of one kind."""
+        return sorted(c.layer for c in self.components if c.kind == kind)
+
+    def save(self, path: Path) -> None:
+        """Write a small readable json file."""
+        row = asdict(self) | {"components": [[c.kind, c.layer] for c in self.components]}
+        path.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Localization:
+        """Read what `save` wrote; FileNotFoundError names the notebook that makes it."""
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no component set at {path.name}: '{path.stem}' is not a localization chosen by "
+                "notebook 13; use a key of `localizations` in params.yaml and run `dvc repro`"
+            )
+        row = json.loads(path.read_text())
+        return Localization(**row | {"components": tuple(Component(*c) for c in row["components"])})
+
+
+def blocks(model):
+    """The ModuleList of transformer blocks of any supported family."""
+    base = model.base_model
+    for name in ("layers", "h"):
+        if hasattr(base, name):
+            return getattr(base, name)
+    raise ValueError(f"no list of blocks found in {type(model).__name__}: this family is not supported")
+
+
+def matrices(model) -> dict[Component, dict[str, object]]:
+    """Weight matrices of every component: {Component: {parameter name: Parameter}}."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    table: dict[Component, dict[str, object]] = {}
+    for layer, block in enumerate(blocks(model)):
+        for path, parameter in block.named_parameters():
+            if parameter.ndim != 2:
+                continue
+            kind = "mlp" if "mlp" in path.split(".")[0] else "attention"
+            table.setdefault(Component(kind, layer), {})[names[id(parameter)]] = parameter
+    return table
+
+
+def sizes(model) -> dict[Component, int]:
+    """Number of trainable weights of every component."""
+    return {c: sum(p.numel() for p in ps.values()) for c, ps in matrices(model).items()}

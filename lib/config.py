@@ -1,0 +1,264 @@
+"""params.yaml as typed settings: a misspelt name or a bad value is one clear sentence, before anything runs.
+
+Every stage calls `load()` first, so no long computation starts on settings that a later stage would refuse.
+`python -m lib.config apply profiles/X.yaml` merges a profile into params.yaml (JSON merge patch: null deletes a key).
+"""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lib import paths
+
+Share = Field(gt=0, lt=1)
+METHODS = (
+    "fact-lookup",
+    "random-mlps",
+    "depth-matched-mlps",
+    "mlp-window",
+    "literal",
+    "all-mlps",
+    "nonlocalized",
+)
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Block):
+    """Which language model, where it runs and in which precision."""
+
+    name: str
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Task(_Block):
+    """Where the facts of a task come from and how they are split."""
+
+    table: str
+    formats: str
+    never_known: str
+    subject_column: str
+    label_column: str
+    edit_column: str | None = None
+    min_probability: float = Field(ge=0, lt=1)
+    forget: int = Field(ge=2)
+    fewshot: int = Field(ge=0)
+    retain_train: float = Share
+    retain_val: float = Share
+
+
+class Text(_Block):
+    """Passages sampled from the unedited model: how many, how long, which share trains."""
+
+    source: str | None = None
+    passages: int = Field(ge=4)
+    tokens: int = Field(ge=4)
+    train: float = Share
+    seed: int = 0
+
+
+class FactLookup(_Block):
+    """The rise rule on probe accuracy by layer."""
+
+    start_fraction: float = Share
+    end_fraction: float = Share
+    splits: int = Field(ge=2)
+    test_share: float = Share
+    regularization: float = Field(gt=0)
+
+
+class LocalizationSettings(_Block):
+    """How one localization chooses its components; further keys belong to the method."""
+
+    method: Literal[METHODS]
+    draw: int = 0
+    start: int | None = Field(default=None, ge=0)
+    mlps: list[int] = []
+    attention: list[int] = []
+
+
+class Edit(_Block):
+    """The one trainer's settings, the same for every localization."""
+
+    lr: float = Field(gt=0)
+    weight_edit: float = Field(ge=0)
+    weight_retain: float = Field(ge=0)
+    weight_text: float = Field(ge=0)
+    batch_facts: int = Field(ge=1)
+    batch_passages: int = Field(ge=1)
+    max_steps: int = Field(ge=0)
+    check_every: int = Field(ge=1)
+    strength: float = Share
+
+
+class AttackFormats(_Block):
+    """A format counts only where the unedited model reaches `gate` on retained facts."""
+
+    gate: float = Share
+
+
+class Relearn(_Block):
+    """The attacker's low-rank fine-tuning."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    read_at: list[int]
+    batch_facts: int = Field(ge=1)
+    batch_passages: int = Field(ge=1)
+    gate_retain: float = Share
+    gate_train: float = Share
+
+
+class Statistics(_Block):
+    """Intervals: bootstrap over facts."""
+
+    resamples: int = Field(ge=100)
+    level: float = Share
+
+
+class Settings(_Block):
+    """The whole of params.yaml."""
+
+    model: ModelSettings
+    tasks: dict[str, Task]
+    seeds: list[int]
+    text: Text
+    fact_lookup: FactLookup
+    localizations: dict[str, LocalizationSettings]
+    edit: Edit
+    attack_formats: AttackFormats
+    attack_relearn: Relearn
+    statistics: Statistics
+
+    def task(self, name: str) -> Task:
+        """Settings of one task; ValueError names the tasks there are."""
+        return _pick("task", name, self.tasks)
+
+    def localization(self, name: str) -> LocalizationSettings:
+        """Settings of one localization; ValueError names those there are."""
+        return _pick("localization", name, self.localizations)
+
+
+def _pick(kind: str, name: str, table: dict):
+    if name not in table:
+        hint = _closest(name, table)
+        raise ValueError(f"unknown {kind} '{name}'{hint}: use a key of `{kind}s` in params.yaml")
+    return table[name]
+
+
+def _closest(name: str, names) -> str:
+    close = get_close_matches(str(name), [str(n) for n in names], 1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def parse(raw: dict) -> Settings:
+    """Check a plain mapping; ValueError in one sentence names the parameter and the cure."""
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(_sentence(error.errors()[0])) from None
+    for name, block in settings.localizations.items():
+        if block.method == "mlp-window" and block.start is None:
+            raise ValueError(f"localization '{name}' needs `start`, the first layer of the window: add it")
+        if block.method == "literal" and not block.mlps + block.attention:
+            raise ValueError(f"localization '{name}' is empty: list layers under `mlps` or `attention`")
+    if "fact-lookup" not in settings.localizations:
+        raise ValueError("localization 'fact-lookup' is missing: it sets the budget of the others, add it")
+    reads = settings.attack_relearn.read_at
+    if reads[:1] != [0] or sorted(set(reads)) != reads or reads[-1] != settings.attack_relearn.steps:
+        raise ValueError("attack_relearn.read_at must rise from 0 to attack_relearn.steps: correct the list")
+    return settings
+
+
+def load(path: Path = paths.PARAMS) -> Settings:
+    """Read and check params.yaml."""
+    return parse(yaml.safe_load(path.read_text()))
+
+
+def _sentence(error: dict) -> str:
+    where = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _names_at(error["loc"][:-1])
+        hint = _closest(error["loc"][-1], known) or f" (known: {', '.join(known)})"
+        return f"params.yaml has an unknown parameter '{where}'{hint}: correct or delete it"
+    if error["type"] == "missing":
+        return f"params.yaml lacks the parameter '{where}': add it"
+    if error["loc"][0] == "localizations" and error["loc"][-1] == "method":
+        hint = _closest(error["input"], METHODS)
+        return (
+            f"unknown localization method '{error['input']}'{hint} at '{where}': use one of {', '.join(METHODS)}"
+        )
+    return f"params.yaml has a bad value {error['input']!r} for '{where}': {error['msg'].lower()}"
+
+
+def _names_at(location: tuple) -> list[str]:
+    """Names of the parameters allowed at a place of params.yaml."""
+    block = Settings
+    for step in location:
+        field = block.model_fields.get(step) if isinstance(block, type) else None
+        kind = field.annotation if field else block
+        arguments = getattr(kind, "__args__", ())
+        block = arguments[-1] if arguments else kind
+        if field and arguments:  # a dict of blocks: the next step is its key
+            return list(block.model_fields)
+    return list(block.model_fields)
+
+
+def merge(base: dict, patch: dict) -> dict:
+    """JSON merge patch (RFC 7386) in place: mappings merge, null deletes, anything else replaces."""
+    for key, value in patch.items():
+        if value is None:
+            base.pop(key, None)
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
+    """Merge a profile into params.yaml, keeping the comments; nothing is written if the result is bad."""
+    from ruamel.yaml import YAML
+
+    if not profile.exists():
+        names = ", ".join(sorted(p.stem for p in (paths.ROOT / "profiles").glob("*.yaml")))
+        raise FileNotFoundError(f"no profile at {profile}: there are {names} in profiles/")
+    writer = YAML()
+    writer.width = 110
+    merged = merge(writer.load(params.read_text()), yaml.safe_load(profile.read_text()))
+    parse(yaml.safe_load(yaml.safe_dump(_plain(merged))))
+    with params.open("w") as file:
+        writer.dump(merged, file)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value if value is None or type(value) in (bool, int, str) else _number(value)
+
+
+def _number(value):
+    return float(value) if isinstance(value, float) else int(value) if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "apply":
+        sys.exit("usage: python -m lib.config apply profiles/NAME.yaml")
+    try:
+        apply_profile(Path(sys.argv[2]))
+    except (ValueError, FileNotFoundError) as problem:
+        sys.exit(f"error: {problem}")

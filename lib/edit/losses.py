@@ -1,0 +1,69 @@
+"""The three terms of the training objective (section 5.1), in nats, over the whole vocabulary.
+
+    L = weight_edit * L_edit + weight_retain * L_retain + weight_text * L_text
+
+L_edit: -log p(new answer) on facts to change; L_retain: -log p(true answer) on facts to keep; L_text:
+next-token loss on plain text. There is no KL term and no distillation, as published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.packing import Pack, Prompts, Runner
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step sees: a pack of facts and passages, and the answers wanted.
+
+    wanted: (n_facts,) target tokens, the first n_changed of them for facts to change.
+    """
+
+    pack: Pack
+    wanted: Tensor
+    n_changed: int
+
+
+def make_step(
+    prompts: Prompts,
+    changed: list[int],
+    kept: list[int],
+    targets: Tensor,
+    passages: list[tuple[int, ...]],
+) -> Step:
+    """Pack the prompts at `changed` and `kept` with passages; targets: (n_prompts,) answer tokens."""
+    index = changed + kept
+    return Step(Pack(prompts.take(index), tuple(passages)), targets[index], len(changed))
+
+
+def losses(runner: Runner, step: Step) -> dict[str, Tensor]:
+    """{"edit", "retain", "text"}: mean negative log probabilities of one step (0 where it has no items)."""
+    answer_rows, text_rows = step.pack.answer_rows, step.pack.text_rows
+    logits = runner.logits(step.pack, torch.cat([answer_rows, text_rows])).float()
+    wanted = torch.cat([step.wanted, step.pack.text_targets]).to(logits.device)
+    nll = F.cross_entropy(logits, wanted, reduction="none")
+    n, facts = step.n_changed, len(answer_rows)
+    parts = {"edit": nll[:n], "retain": nll[n:facts], "text": nll[facts:]}
+    return {name: part.mean() if len(part) else nll.new_zeros(()) for name, part in parts.items()}
+
+
+class Sampler:
+    """Batches of indices: every item once per round, in an order drawn from a seed."""
+
+    def __init__(self, items: list, seed: int):
+        self.items, self.queue = list(items), []
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, size: int) -> list:
+        """The next `size` items (all of them if there are fewer)."""
+        size = min(size, len(self.items))
+        while len(self.queue) < size:
+            order = torch.randperm(len(self.items), generator=self.generator).tolist()
+            self.queue += [self.items[i] for i in order]
+        batch, self.queue = self.queue[:size], self.queue[size:]
+        return batch

@@ -1,0 +1,122 @@
+"""The one trainer: change some facts by training only a localization's matrices, to a matched strength.
+
+Every localization is trained with the same settings until the new answer has a mean probability of at least
+`strength` on the facts to change, or the step limit is reached; that makes edits comparable (section 5.4). The layers below
+the first trained one never change, so each fact's and passage's way through them is computed once. After training,
+every weight outside the localization is asserted to be bit-identical.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import pandas
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lib.components import Localization, matrices
+from lib.config import Edit
+from lib.edit.losses import Sampler, losses, make_step
+from lib.packing import Prompts, Runner
+
+
+@dataclass(frozen=True)
+class EditData:
+    """What an edit is trained on.
+
+    prompts: facts to change, then facts to keep, in the training format; targets: (n_prompts,) answer tokens (new answers
+    for the first n_changed); passages: training text as token ids.
+    """
+
+    prompts: Prompts
+    targets: Tensor
+    n_changed: int
+    passages: list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """log: one row per step; steps: taken; strength: mean p(new answer) at the end; reached: >= target."""
+
+    log: pandas.DataFrame
+    steps: int
+    strength: float
+    reached: bool
+
+
+def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter]:
+    """{name: weight matrix} of a localization, in order of name."""
+    table = matrices(model)
+    found = {n: p for c in localization.components for n, p in table[c].items()}
+    return dict(sorted(found.items()))
+
+
+def train(model, localization: Localization, data: EditData, settings: Edit, seed: int) -> EditResult:
+    """Edit `model` in place; only the localization's matrices change (asserted)."""
+    weights = trainable(model, localization)
+    before = fingerprint(model, except_for=set(weights))
+    runner = Runner(model, localization.first_layer)
+    changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
+    samplers = (Sampler(changed, seed), Sampler(kept, seed + 1), Sampler(data.passages, seed + 2))
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.max_steps))
+    log, strength = [], mean_strength(runner, data)
+    bar = tqdm(total=settings.max_steps, desc=localization.name)
+    while len(log) < settings.max_steps and strength < settings.strength:
+        step = make_step(
+            data.prompts,
+            samplers[0](settings.batch_facts),
+            samplers[1](settings.batch_facts),
+            data.targets,
+            samplers[2](settings.batch_passages),
+        )
+        terms = losses(runner, step)
+        loss = (
+            settings.weight_edit * terms["edit"]
+            + settings.weight_retain * terms["retain"]
+            + settings.weight_text * terms["text"]
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        schedule.step()
+        log.append({"step": len(log) + 1} | {k: v.item() for k, v in terms.items()})
+        bar.update()
+        if len(log) % settings.check_every == 0 or len(log) == settings.max_steps:
+            strength = mean_strength(runner, data)
+            log[-1]["strength"] = strength
+            bar.set_postfix(strength=f"{strength:.2f}")
+    bar.close()
+    for parameter in weights.values():
+        parameter.requires_grad_(False)
+    if fingerprint(model, except_for=set(weights)) != before:
+        raise AssertionError(f"weights outside localization '{localization.name}' changed: this is a bug")
+    table = pandas.DataFrame(log, columns=["step", "edit", "retain", "text", "strength"])
+    return EditResult(table, len(log), strength, strength >= settings.strength)
+
+
+def mean_strength(runner: Runner, data: EditData) -> float:
+    """Mean probability of the new answer, over the whole vocabulary, on the facts to change."""
+    logits = runner.answer_logits(data.prompts.take(range(data.n_changed))).float()
+    wanted = data.targets[: data.n_changed, None]
+    return logits.softmax(-1).gather(1, wanted).mean().item()
+
+
+def cosine(steps: int):
+    """Learning-rate factor by step: from 1 to 0 along half a cosine, no warm-up (section 5.2)."""
+    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1)))
+
+
+def fingerprint(model, except_for: set[str] = frozenset()) -> dict[str, int]:
+    """Checksum of the bytes of every parameter but the named ones."""
+    return {
+        name: zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        for name, parameter in model.named_parameters()
+        if name not in except_for
+    }

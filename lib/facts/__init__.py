@@ -1,0 +1,1 @@
+"""Facts: tables -> checked records -> answer formats -> splits."""

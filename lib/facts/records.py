@@ -1,0 +1,156 @@
+"""One fact and the roles facts play: the records every stage shares, with their invariants checked.
+
+Section 1.5 of the method: a fact is edited (`forget`), guarded (`retain`), shown as an example (`fewshot`), and never two
+of these. The forget set has two halves, because relearning teaches one half and watches the other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FactRecord:
+    """A fact: `subject` has the true label; an edit wants `edit` instead; `options` are all labels.
+
+    subject_positions: tokens of the subject in the training prompt; true_token, edit_token: first tokens
+    of the two answers there; probability: of the true answer before any edit, over the whole vocabulary.
+    """
+
+    id: str
+    relation: str
+    subject: str
+    true: str
+    edit: str
+    options: tuple[str, ...]
+    prompt: str
+    subject_positions: tuple[int, ...]
+    true_token: int
+    edit_token: int
+    probability: float
+    paraphrases: tuple[str, ...] = ()
+    neighbors: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("options", "subject_positions", "paraphrases", "neighbors"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.edit == self.true or self.edit_token == self.true_token:
+            raise ValueError(
+                f"the edit target of '{self.subject}' equals the truth ('{self.true}'): give it another answer"
+            )
+        if Counter(self.options)[self.true] != 1 or Counter(self.options)[self.edit] != 1:
+            raise ValueError(f"options of '{self.subject}' must hold truth and edit target exactly once")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError(f"options of '{self.subject}' are not distinct: {', '.join(self.options)}")
+        if not self.subject_positions:
+            raise ValueError(f"subject '{self.subject}' was not found in its prompt: {self.prompt!r}")
+
+
+@dataclass(frozen=True)
+class FactSplit:
+    """Ids of the facts in each role, a pure function of (facts, sizes, seed).
+
+    majority: share of the most frequent true label in each role (what constant guessing would score).
+    """
+
+    forget_train: tuple[str, ...]
+    forget_heldout: tuple[str, ...]
+    retain_train: tuple[str, ...]
+    retain_val: tuple[str, ...]
+    retain_test: tuple[str, ...]
+    fewshot: tuple[str, ...]
+    majority: dict[str, float] = field(default_factory=dict, compare=False)
+
+    ROLES = ("forget_train", "forget_heldout", "retain_train", "retain_val", "retain_test", "fewshot")
+
+    def __post_init__(self):
+        for role in self.ROLES:
+            object.__setattr__(self, role, tuple(getattr(self, role)))
+        seen = Counter(i for role in self.ROLES for i in getattr(self, role))
+        twice = [i for i, n in seen.items() if n > 1]
+        if twice:
+            raise ValueError(f"fact '{twice[0]}' stands in two roles of the split: roles must be disjoint")
+
+    @property
+    def forget(self) -> tuple[str, ...]:
+        """Both halves: every fact that is edited."""
+        return self.forget_train + self.forget_heldout
+
+    def role_of(self) -> dict[str, str]:
+        """{fact id: role}."""
+        return {i: role for role in self.ROLES for i in getattr(self, role)}
+
+
+def make_split(
+    facts: list[FactRecord], forget: int, fewshot: int, shares: tuple[float, float], seed: int
+) -> FactSplit:
+    """Draw forget halves, few-shot pool and retained facts, each stratified by true label.
+
+    forget: facts to edit (halves of equal size); shares: parts of the retained facts used for
+    training and validation, the rest is test. ValueError if the model knows too few facts.
+    """
+    if forget < 2 or forget % 2:
+        raise ValueError(f"forget is {forget}: set it to an even number of at least 2 (it has two halves)")
+    needed = forget + fewshot + 3 * len({f.true for f in facts})
+    if len(facts) < needed:
+        raise ValueError(
+            f"the model knows {len(facts)} facts of this table but {needed} are needed (forget {forget}, few-shot "
+            f"{fewshot}, retained): lower `forget` or `min_probability` in params.yaml, or add facts"
+        )
+    queue = _interleaved(facts, random.Random(seed))
+    forget_ids, rest = queue[:forget], queue[forget:]
+    pool, retain = rest[:fewshot], rest[fewshot:]
+    train, validation = (round(len(retain) * s) for s in shares)
+    roles = {
+        "forget_train": forget_ids[0::2],
+        "forget_heldout": forget_ids[1::2],
+        "retain_train": retain[:train],
+        "retain_val": retain[train : train + validation],
+        "retain_test": retain[train + validation :],
+        "fewshot": pool,
+    }
+    label = {f.id: f.true for f in facts}
+    majority = {r: _majority([label[i] for i in ids]) for r, ids in roles.items()}
+    return FactSplit(**roles, majority=majority)
+
+
+def _interleaved(facts: list[FactRecord], rng: random.Random) -> list[str]:
+    """Ids in pairs of equal label, each label spread evenly from first to last.
+
+    Any slice then has the label shares of the whole, and so have its two halves (every second id).
+    """
+    by_label: dict[str, list[str]] = {}
+    for fact in sorted(facts, key=lambda f: f.id):
+        by_label.setdefault(fact.true, []).append(fact.id)
+    placed = []
+    for label, ids in by_label.items():
+        rng.shuffle(ids)
+        placed += [((i // 2 * 2 + 1) / len(ids), label, i, name) for i, name in enumerate(ids)]
+    return [name for *_, name in sorted(placed)]
+
+
+def _majority(labels: list[str]) -> float:
+    return max(Counter(labels).values()) / len(labels) if labels else 0.0
+
+
+def save_facts(facts: list[FactRecord], split: FactSplit, folder: Path) -> None:
+    """Write facts.json and split.json."""
+    rows = [asdict(f) for f in facts]
+    (folder / "facts.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    (folder / "split.json").write_text(json.dumps(asdict(split), indent=1, ensure_ascii=False) + "\n")
+
+
+def load_facts(folder: Path) -> tuple[dict[str, FactRecord], FactSplit]:
+    """({id: FactRecord}, FactSplit) as notebook 01 wrote them."""
+    try:
+        rows = json.loads((folder / "facts.json").read_text())
+        split = json.loads((folder / "split.json").read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no facts in {folder.name}: run notebook 01, or `dvc repro`, for this task and seed first"
+        ) from None
+    return {r["id"]: FactRecord(**r) for r in rows}, FactSplit(**split)

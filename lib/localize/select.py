@@ -1,0 +1,130 @@
+"""Which components each localization trains: one function, one budget rule, exact counts.
+
+Budget B = number of weights of the fact-lookup MLPs. Every budget-matched method puts components in an order
+and takes them until the total reaches B: never under, by at most one layer over (section 3). The controls the paper lacks:
+`depth-matched-mlps` (as early as fact-lookup, other layers) separates "lookup" from "early enough"; `mlp-window`
+slides a window of the same budget through the model.
+"""
+
+from __future__ import annotations
+
+import random
+
+from lib.components import Component, Localization
+from lib.config import LocalizationSettings
+
+DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
+MAX_OVERLAP = 0.5  # Jaccard overlap with fact-lookup (section 4.6)
+TRIES = 20_000
+
+
+def fill(order: list[Component], sizes: dict[Component, int], budget: int) -> tuple[Component, ...]:
+    """The first components of `order` whose weights reach the budget; ValueError if all do not."""
+    chosen, total = [], 0
+    for component in order:
+        if total >= budget:
+            break
+        chosen.append(component)
+        total += sizes[component]
+    if total < budget:
+        raise ValueError(f"{len(order)} components hold {total:,} weights, fewer than the budget of {budget:,}")
+    return tuple(sorted(chosen))
+
+
+def select(
+    name: str, settings: LocalizationSettings, sizes: dict[Component, int], lookup: list[int], seed: int
+) -> Localization:
+    """The components that localization `name` trains.
+
+    sizes: weights of every component of the model; lookup: fact-lookup layers, which set the budget.
+    Random draws depend on (method, seed, draw) only. ValueError names a window that does not fit.
+    """
+    lookup_set = tuple(Component("mlp", layer) for layer in lookup)
+    budget = sum(sizes[c] for c in lookup_set)
+    chosen, note = _METHODS[settings.method](name, settings, sizes, lookup_set, budget, seed)
+    matched = settings.method not in ("all-mlps", "nonlocalized", "literal")
+    weights = sum(sizes[c] for c in chosen)
+    return Localization(name, chosen, weights, budget if matched else 0, note)
+
+
+def jaccard(a, b) -> float:
+    """Overlap of two sets of components, 0 to 1."""
+    return len(set(a) & set(b)) / len(set(a) | set(b))
+
+
+def mean_depth(components, n_layers: int) -> float:
+    """Mean relative depth: 0 = first layer, 1 = last."""
+    return sum(c.layer for c in components) / len(components) / (n_layers - 1)
+
+
+def _mlps(sizes) -> list[Component]:
+    return sorted(c for c in sizes if c.kind == "mlp")
+
+
+def _fact_lookup(name, settings, sizes, lookup, budget, seed):
+    return lookup, "MLP layers in which probe accuracy at the subject's last token rises"
+
+
+def _random_mlps(name, settings, sizes, lookup, budget, seed):
+    order = _mlps(sizes)
+    random.Random(f"random-mlps {seed} {settings.draw}").shuffle(order)
+    return fill(order, sizes, budget), f"MLP layers drawn at random (seed {seed}, draw {settings.draw})"
+
+
+def _depth_matched(name, settings, sizes, lookup, budget, seed):
+    layers = _mlps(sizes)
+    rng = random.Random(f"depth-matched-mlps {seed} {settings.draw}")
+    target, closest = mean_depth(lookup, len(layers)), None
+    for _ in range(TRIES):
+        drawn = tuple(sorted(rng.sample(layers, len(lookup))))
+        if abs(mean_depth(drawn, len(layers)) - target) > DEPTH_TOLERANCE:
+            continue
+        overlap = jaccard(drawn, lookup)
+        if overlap <= MAX_OVERLAP:
+            return drawn, f"random MLP layers as deep as fact-lookup, overlap {overlap:.2f}"
+        if closest is None or overlap < closest[0]:
+            closest = (overlap, drawn)
+    if closest is None:
+        raise ValueError(f"no set of {len(lookup)} MLP layers is as deep as fact-lookup: delete '{name}'")
+    return closest[1], f"as deep as fact-lookup, but no set overlaps less than {closest[0]:.2f}"
+
+
+def _window(name, settings, sizes, lookup, budget, seed):
+    layers = _mlps(sizes)
+    try:
+        chosen = fill(layers[settings.start :], sizes, budget)
+    except ValueError:
+        last = len(layers) - len(lookup)
+        raise ValueError(
+            f"'{name}' does not fit: a window of {len(lookup)} MLP layers can start at layer {last} at the latest; "
+            "correct its `start` in params.yaml or delete it"
+        ) from None
+    return chosen, f"contiguous MLP layers from layer {settings.start}"
+
+
+def _literal(name, settings, sizes, lookup, budget, seed):
+    chosen = [Component("mlp", i) for i in settings.mlps]
+    chosen += [Component("attention", i) for i in settings.attention]
+    unknown = [c for c in chosen if c not in sizes]
+    if unknown:
+        raise ValueError(f"'{name}' names layer {unknown[0].layer}, which this model does not have: correct it")
+    return tuple(sorted(set(chosen))), "layers listed in params.yaml"
+
+
+def _all_mlps(name, settings, sizes, lookup, budget, seed):
+    return tuple(_mlps(sizes)), "every MLP layer (not budget-matched)"
+
+
+def _nonlocalized(name, settings, sizes, lookup, budget, seed):
+    return tuple(sorted(sizes)), "every MLP and attention layer (not budget-matched)"
+
+
+_METHODS = {
+    "fact-lookup": _fact_lookup,
+    "random-mlps": _random_mlps,
+    "depth-matched-mlps": _depth_matched,
+    "mlp-window": _window,
+    "literal": _literal,
+    "all-mlps": _all_mlps,
+    "nonlocalized": _nonlocalized,
+}
