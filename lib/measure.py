@@ -1,8 +1,8 @@
 """What a model answers: probabilities of the answer words, once for every fact, no resampling.
 
-Per-fact rows are the raw material of every figure; `stats` turns them into shares with intervals. Two normalizations are
-kept (section 8.1): over the format's answer words (`p_true`, `p_edit`), which asks *which* label the model
-would give, and over the whole vocabulary (`full_true`, `full_edit`), which asks whether it answers at all.
+Per-fact rows are the raw material of every figure; `stats` turns them into shares with intervals.
+Probabilities are normalized over the format's answer words (`p_true`, `p_edit`): they say *which* label
+the model would give (section 8.1). `mass` is what those words hold of the whole vocabulary, where asked for.
 """
 
 from __future__ import annotations
@@ -15,41 +15,44 @@ from lib.facts.formats import Format, answer_tokens, encode
 from lib.facts.records import FactRecord
 from lib.packing import Pack, Runner
 
-SCORES = ["p_true", "p_edit", "full_true", "full_edit"]
 
+def answers(
+    runner: Runner, tokenizer, form: Format, subjects: list[str], mass: bool = False
+) -> pandas.DataFrame:
+    """Probability of every label for every subject: columns subject, answer, <label>..., (mass).
 
-def answers(runner: Runner, tokenizer, form: Format, subjects: list[str]) -> pandas.DataFrame:
-    """Probability of every label for every subject: columns subject, answer, <label>..., mass.
-
-    Label columns are normalized over the answer words; mass is what they hold of the vocabulary;
-    answer is the most probable label.
+    answer is the most probable label. mass=True adds the probability that the answer words hold of the
+    whole vocabulary, which takes a full unembedding.
     """
     tokens = answer_tokens(tokenizer, form)
-    logits = runner.answer_logits(encode(tokenizer, form, subjects)).float()
-    full = logits.softmax(-1)[:, list(tokens.values())]
-    mass = full.sum(-1, keepdim=True)
-    table = pandas.DataFrame((full / mass).numpy(), columns=list(tokens))
+    wanted = list(tokens.values())
+    prompts = encode(tokenizer, form, subjects)
+    if mass:
+        full = runner.answer_logits(prompts).softmax(-1)[:, wanted]
+        held = full.sum(-1)
+        chosen = full / held[:, None]
+    else:
+        chosen = runner.answer_logits(prompts, wanted).softmax(-1)
+    table = pandas.DataFrame(chosen.numpy(), columns=list(tokens))
     table.insert(0, "subject", subjects)
-    table.insert(1, "answer", [list(tokens)[i] for i in full.argmax(-1).tolist()])
-    return table.assign(mass=mass[:, 0].numpy())
+    table.insert(1, "answer", [list(tokens)[i] for i in chosen.argmax(-1).tolist()])
+    return table.assign(mass=held.numpy()) if mass else table
 
 
-def score_facts(runner: Runner, tokenizer, form: Format, facts: list[FactRecord]) -> pandas.DataFrame:
-    """One row per fact: id, format, answer, p_true, p_edit, full_true, full_edit."""
-    table = answers(runner, tokenizer, form, [f.subject for f in facts])
-    true = [row[f.true] for f, (_, row) in zip(facts, table.iterrows())]
-    edit = [row[f.edit] for f, (_, row) in zip(facts, table.iterrows())]
+def score_facts(
+    runner: Runner, tokenizer, form: Format, facts: list[FactRecord]
+) -> pandas.DataFrame:
+    """One row per fact: id, format, true, edit, answer (labels), p_true, p_edit."""
+    rows = answers(runner, tokenizer, form, [f.subject for f in facts]).to_dict("records")
     return pandas.DataFrame(
         {
             "id": [f.id for f in facts],
             "format": form.name,
             "true": [f.true for f in facts],
             "edit": [f.edit for f in facts],
-            "answer": table.answer,
-            "p_true": true,
-            "p_edit": edit,
-            "full_true": true * table.mass,
-            "full_edit": edit * table.mass,
+            "answer": [row["answer"] for row in rows],
+            "p_true": [row[f.true] for f, row in zip(facts, rows)],
+            "p_edit": [row[f.edit] for f, row in zip(facts, rows)],
         }
     )
 

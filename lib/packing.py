@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lib import unembed
 from lib.components import blocks
 
 
@@ -153,13 +154,20 @@ class Runner:
         self.device = next(model.parameters()).device
         self._below: dict[tuple, Tensor] = {}
 
-    def logits(self, pack: Pack, rows: Tensor) -> Tensor:
-        """Logits at `rows` of a pack: (n_rows, vocabulary); keeps gradients if they are enabled."""
-        keywords = self._inputs(pack) | {"logits_to_keep": rows.to(self.device)}
+    def hidden(self, pack: Pack, rows: Tensor) -> Tensor:
+        """Final hidden states (after the last norm) at `rows`: (n_rows, d_model); keeps gradients."""
         if not self.first_layer:
-            return self.model(**keywords).logits[0]
+            return self.model.base_model(**self._inputs(pack)).last_hidden_state[0, rows.to(self.device)]
         with starting_at(self.model, self.first_layer, self._hidden_below(pack)):
-            return self.model(**keywords).logits[0]
+            return self.model.base_model(**self._inputs(pack)).last_hidden_state[0, rows.to(self.device)]
+
+    def logits(self, pack: Pack, rows: Tensor, tokens: list[int] | None = None) -> Tensor:
+        """Logits at `rows`, of all or only of some `tokens`: (n_rows, n_tokens)."""
+        return unembed.logits(self.model, self.hidden(pack, rows), tokens)
+
+    def nll(self, pack: Pack, rows: Tensor, targets: Tensor) -> Tensor:
+        """-log p(target) at `rows` over the whole vocabulary, in nats: (n_rows,)."""
+        return unembed.nll(self.model, self.hidden(pack, rows), targets.to(self.device))
 
     def packs(self, prompts: Prompts) -> list[tuple[list[int], Pack]]:
         """Split prompts into packs of at most max_tokens: [(indices, Pack), ...]."""
@@ -173,16 +181,23 @@ class Runner:
         return [(g, Pack(prompts.take(g))) for g in groups]
 
     @torch.no_grad()
-    def answer_logits(self, prompts: Prompts) -> Tensor:
-        """Logits after every prompt, without gradients: (n_prompts, vocabulary) on the CPU."""
-        return torch.cat([self.logits(p, p.answer_rows).cpu() for _, p in self.packs(prompts)])
+    def answer_logits(self, prompts: Prompts, tokens: list[int] | None = None) -> Tensor:
+        """Logits after every prompt, without gradients: (n_prompts, n_tokens) on the CPU."""
+        parts = [self.logits(p, p.answer_rows, tokens) for _, p in self.packs(prompts)]
+        return torch.cat(parts).float().cpu()
+
+    @torch.no_grad()
+    def answer_nll(self, prompts: Prompts, targets: Tensor) -> Tensor:
+        """-log p(target) after every prompt, without gradients: (n_prompts,) on the CPU."""
+        parts = [self.nll(p, p.answer_rows, targets[i]) for i, p in self.packs(prompts)]
+        return torch.cat(parts).cpu()
 
     @torch.no_grad()
     def residuals(self, pack: Pack, rows: Tensor) -> Tensor:
         """Residual stream before block 0, after attention and after each block: (2 L + 1, n_rows, d).
 
-        Order: embedding, mid[0], post[0], mid[1], post[1], ... with mid[l] = pre[l] + attention's write,
-        computed as post[l] minus the MLP's write where blocks are sequential.
+        Order: embedding, mid[0], post[0], mid[1], post[1], ... where mid[l] is what the MLP of block l
+        reads (in GPT-NeoX, whose attention and MLP run side by side, that is the block's input).
         """
         rows = rows.to(self.device)
         saved: list[Tensor] = []

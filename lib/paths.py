@@ -12,7 +12,6 @@ PARAMS = ROOT / "params.yaml"
 DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
 EXECUTED = DATA / "executed"
-TABLES = DATA / "tables"
 TEXT = DATA / "text"
 
 
@@ -42,9 +41,24 @@ def edit(task: str, localization: str, seed: int) -> Path:
     return DATA / "edit" / task / localization / str(seed)
 
 
-def attack(name: str, task: str, localization: str, seed: int) -> Path:
-    """Folder with what one attack measured on one edit (per-fact rows)."""
-    return DATA / name / task / localization / str(seed)
+def attack_formats(task: str, seed: int) -> Path:
+    """Folder with every edit's answers in every format (one run for all localizations)."""
+    return DATA / "attack_formats" / task / str(seed)
+
+
+def attack_relearn(task: str, localization: str, seed: int) -> Path:
+    """Folder with the relearning attack on one edit."""
+    return DATA / "attack_relearn" / task / localization / str(seed)
+
+
+def side_effects(task: str, seed: int) -> Path:
+    """Folder with every edit's loss on held-out text (one run for all localizations)."""
+    return DATA / "side_effects" / task / str(seed)
+
+
+def tables(task: str) -> Path:
+    """Folder with the tables behind the figures (in git)."""
+    return DATA / "tables" / task
 
 
 def out(folder: str) -> Path:

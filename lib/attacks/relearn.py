@@ -9,13 +9,14 @@ about anybody.
 
 from __future__ import annotations
 
+import math
+
 import pandas
 import torch
 from tqdm.auto import tqdm
 
 from lib.config import Relearn
 from lib.edit.losses import Sampler, losses, make_step
-from lib.edit.train import cosine
 from lib.facts.formats import Format, answer_tokens, encode
 from lib.facts.records import FactRecord, FactSplit
 from lib.measure import answers, score_facts
@@ -96,6 +97,11 @@ def add_adapters(model, settings: Relearn, seed: int) -> list[torch.nn.Parameter
     inject_adapter_in_model(config, model)
     model.eval()
     return [p for n, p in model.named_parameters() if p.requires_grad]
+
+
+def cosine(steps: int):
+    """Learning-rate factor by step: from 1 to 0 along half a cosine, no warm-up (section 8.4)."""
+    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
 
 
 def _dropout(model, on: bool) -> None:

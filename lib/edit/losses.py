@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lib.packing import Pack, Prompts, Runner
@@ -44,9 +43,8 @@ def make_step(
 def losses(runner: Runner, step: Step) -> dict[str, Tensor]:
     """{"edit", "retain", "text"}: mean negative log probabilities of one step (0 where it has no items)."""
     answer_rows, text_rows = step.pack.answer_rows, step.pack.text_rows
-    logits = runner.logits(step.pack, torch.cat([answer_rows, text_rows])).float()
-    wanted = torch.cat([step.wanted, step.pack.text_targets]).to(logits.device)
-    nll = F.cross_entropy(logits, wanted, reduction="none")
+    wanted = torch.cat([step.wanted, step.pack.text_targets])
+    nll = runner.nll(step.pack, torch.cat([answer_rows, text_rows]), wanted)
     n, facts = step.n_changed, len(answer_rows)
     parts = {"edit": nll[:n], "retain": nll[n:facts], "text": nll[facts:]}
     return {name: part.mean() if len(part) else nll.new_zeros(()) for name, part in parts.items()}

@@ -18,7 +18,7 @@ from lib.packing import Runner
 
 def ask_table(runner: Runner, tokenizer, formats: FormatSet, table: pandas.DataFrame) -> pandas.DataFrame:
     """The table with `answer` and `probability` (of the true label's word) in the training format."""
-    asked = answers(runner, tokenizer, formats.training, list(table.subject))
+    asked = answers(runner, tokenizer, formats.training, list(table.subject), mass=True)
     rows = zip(table.label, asked.to_dict("records"))
     probability = [row[label] * row["mass"] for label, row in rows]
     return table.assign(answer=asked.answer.values, probability=probability)

@@ -1,0 +1,282 @@
+"""Palette and one function per figure; the only place that knows colours, markers and display labels.
+
+Mechanistic sets are saturated blue, controls grey, windows run from green (early) to orange (late); shape and order are
+the same in all figures, so each stays readable in greyscale. Every figure takes a table the pipeline wrote
+and a title computed from it; intervals, chance and the unedited model are always drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy
+import pandas
+import seaborn
+
+from lib.components import Localization
+
+seaborn.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
+COLORBLIND = seaborn.color_palette("colorblind")
+UNEDITED = dict(color="black", linestyle="--", linewidth=1)
+CHANCE = dict(color="0.5", linestyle=":", linewidth=1.2)
+
+LABELS = {
+    "fact-lookup": "fact lookup",
+    "depth-matched-mlps": "depth-matched",
+    "random-mlps": "random MLPs",
+    "all-mlps": "all MLPs",
+    "nonlocalized": "nonlocalized",
+    "unedited": "unedited model",
+    "forget_train": "taught half",
+    "forget_heldout": "other half",
+    "retain_test": "retained facts",
+    "never_known": "invented people",
+}
+
+
+def label(name: str) -> str:
+    """Display label of a localization, split or format."""
+    for key in sorted(LABELS, key=len, reverse=True):
+        if name.startswith(key):
+            return LABELS[key] + name[len(key) :].replace("-", " ")
+    return name.replace("mlp-window-", "window from ").replace("-", " ")
+
+
+def style(name: str, depth: float = 0.5) -> dict:
+    """Colour and marker of a localization; depth (0 first layer, 1 last) colours the windows."""
+    if name == "fact-lookup":
+        return dict(color=COLORBLIND[0], marker="D")
+    if name.startswith("depth-matched-mlps"):
+        return dict(color="0.35", marker="s")
+    if name.startswith("random-mlps"):
+        return dict(color="0.55", marker="P")
+    if name.startswith("mlp-window"):
+        early, late = numpy.array(COLORBLIND[2]), numpy.array(COLORBLIND[3])
+        return dict(color=tuple((1 - depth) * early + depth * late), marker="o")
+    return dict(color=COLORBLIND[4] if name == "all-mlps" else COLORBLIND[5], marker="^")
+
+
+def order(names) -> list[str]:
+    """Fact lookup, its controls, windows from early to late, unmatched sets; then anything else."""
+    ranks = ["fact-lookup", "depth-matched", "random", "mlp-window", "all-mlps", "nonlocalized"]
+
+    def key(name):
+        rank = next((i for i, r in enumerate(ranks) if name.startswith(r)), len(ranks))
+        tail = name.rsplit("-", 1)[-1]
+        return rank, int(tail) if tail.isdigit() else 0, name
+
+    return sorted(names, key=key)
+
+
+def save(figure, name: str, folder: Path) -> list[Path]:
+    """Write png and pdf that repeat byte for byte; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    figure.savefig(made[0], dpi=130, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(made[1], bbox_inches="tight", metadata={"CreationDate": None})
+    return made
+
+
+def probe_curve(probes: pandas.DataFrame, lookup: dict, title: str):
+    """Probe accuracy by layer with intervals, controls, and the chosen MLPs marked.
+
+    probes: rows (control, kind, layer, value, low, high); lookup: layers, base, top, majority.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4))
+    colors = {"known": COLORBLIND[0], "shuffled": "0.6", "never_known": COLORBLIND[1]}
+    words = {
+        "known": "known athletes",
+        "shuffled": "same, labels shuffled",
+        "never_known": "invented people",
+    }
+    for control, rows in probes[probes.kind != "mid"].groupby("control", sort=False):
+        rows = rows.sort_values("layer")
+        axis.fill_between(rows.layer, rows.low, rows.high, color=colors[control], alpha=0.2, lw=0)
+        line = "-" if control == "known" else "--"
+        axis.plot(rows.layer, rows.value, line, marker=".", color=colors[control], label=words[control])
+    first, last = lookup["layers"][0], lookup["layers"][-1]
+    span = f"chosen: MLP {first} to {last}"
+    axis.axvspan(first - 0.5, last + 0.5, color=COLORBLIND[0], alpha=0.12, lw=0, label=span)
+    axis.axhline(lookup["majority"], **CHANCE)
+    axis.text(lookup["n_layers"] - 0.4, lookup["majority"], "majority", va="center", color="0.4")
+    axis.set(ylim=(0.2, 1.03), xlim=(-1.5, lookup["n_layers"] + 1.6))
+    axis.set(xlabel="layer whose output is read (-1: the embedding)", ylabel="probe accuracy, held-out facts")
+    axis.set_title(title, loc="left", wrap=True)
+    axis.legend(loc="lower right", frameon=True)
+    return figure
+
+
+def component_map(sets: dict[str, Localization], n_layers: int, title: str):
+    """Where each localization lies in the network: one row per set, one column per layer."""
+    names = order(sets)
+    figure, axis = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2))
+    for row, name in enumerate(names):
+        chosen = sets[name]
+        depth = numpy.mean([c.layer for c in chosen.components]) / max(n_layers - 1, 1)
+        color = style(name, depth)["color"]
+        axis.scatter(chosen.layers("mlp"), [row] * len(chosen.layers("mlp")), 95, color=color, marker="s")
+        attention = chosen.layers("attention")
+        axis.scatter(attention, [row + 0.33] * len(attention), 14, color=color, marker="o")
+        axis.text(n_layers - 0.2, row, f"{chosen.weights / 1e6:.1f} M", va="center", fontsize=8)
+    axis.set(yticks=range(len(names)), xticks=range(n_layers), xlim=(-0.7, n_layers + 1.6))
+    axis.set_yticklabels([label(n) for n in names])
+    axis.invert_yaxis()
+    axis.set_xlabel("layer (squares: MLP, dots: attention; right: trained weights)")
+    axis.set_title(title, loc="left", wrap=True)
+    return figure
+
+
+def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float, title: str):
+    """Share of edited facts that give the new answer, by format and localization.
+
+    table: rows (localization, format, value, low, high, reached, depth), localization "unedited" included.
+    """
+    formats = list(answerable)
+    names = order(set(table.localization) - {"unedited"})
+    figure, axes = plt.subplots(
+        1, len(formats), figsize=(1.75 * len(formats) + 1.5, 0.3 * len(names) + 1.6), sharey=True
+    )
+    for axis, form in zip(axes, formats):
+        rows = table[table.format == form].set_index("localization")
+        for y, name in enumerate(names):
+            _point(axis, rows.loc[name], y, name, faded=not answerable[form])
+        axis.axvline(rows.loc["unedited", "value"], **UNEDITED)
+        axis.axvline(chance, **CHANCE)
+        heading = form.replace("-", "\n", 1)
+        axis.set_title(heading if answerable[form] else f"{heading}\n(not answerable)", fontsize=9)
+        axis.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
+    axes[0].set(yticks=range(len(names)))
+    axes[0].set_yticklabels([label(n) for n in names])
+    axes[0].invert_yaxis()
+    figure.supxlabel(
+        "share of edited facts that give the new answer (dashed: unedited model, dotted: chance; "
+        "hollow: edit did not reach the strength)",
+        fontsize=9,
+    )
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+def _point(axis, row, y, name, faded: bool = False):
+    look = style(name, row.depth)
+    axis.errorbar(
+        row.value,
+        y,
+        xerr=[[row.value - row.low], [row.high - row.value]],
+        fmt=look["marker"],
+        color="0.8" if faded else look["color"],
+        markerfacecolor=None if row.reached else "white",
+        markersize=6,
+        capsize=2,
+    )
+
+
+def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float, title: str):
+    """Curves of the attack, one panel per localization.
+
+    table: rows (localization, split, step, value, low, high); verdicts: {localization: words under its name}.
+    """
+    names = order(table.localization.unique())
+    columns = 5
+    height = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        height, columns, figsize=(2.5 * columns, 2.1 * height + 0.6), sharex=True, sharey=True
+    )
+    colors = {
+        "forget_heldout": (COLORBLIND[3], "-", "o"),
+        "forget_train": (COLORBLIND[1], "--", "v"),
+        "retain_test": (COLORBLIND[2], "-.", "s"),
+        "never_known": ("0.5", ":", "x"),
+    }
+    for axis, name in zip(axes.flat, names):
+        for split, (color, line, marker) in colors.items():
+            rows = table[(table.localization == name) & (table.split == split)].sort_values("step")
+            axis.fill_between(rows.step, rows.low, rows.high, color=color, alpha=0.15, lw=0)
+            axis.plot(rows.step, rows.value, line, color=color, marker=marker, ms=3, label=label(split))
+        axis.axhline(1, **UNEDITED)
+        axis.axhline(chance, **CHANCE)
+        axis.set(ylim=(-0.04, 1.06))
+        axis.set_title(f"{label(name)}\n{verdicts[name]}", fontsize=9)
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    handles, words = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="lower right", ncol=2, frameon=True)
+    figure.supxlabel("steps of relearning (dashed: unedited model, dotted: chance)", fontsize=9)
+    figure.supylabel("share of facts answered truly", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]], title: str):
+    """The signature figure: effect against where in the network the trained layers lie.
+
+    table: rows (localization, measure, depth, value, low, high, reached), measures "transfer" and
+    "recovery"; references: {measure: (unedited model, chance)}.
+    """
+    words = {
+        "transfer": "transfer: new answer in\nanother answer vocabulary",
+        "recovery": "recovery of the other half\nby relearning (R)",
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
+    for axis, measure in zip(axes, words):
+        rows = table[table.measure == measure]
+        windows = rows[rows.localization.str.startswith("mlp-window")].sort_values("depth")
+        axis.plot(windows.depth, windows.value, "-", color="0.75", zorder=0)
+        for row in rows.itertuples():
+            look = style(row.localization, row.depth)
+            single = not row.localization.startswith("mlp-window")
+            axis.errorbar(
+                row.depth,
+                row.value,
+                yerr=[[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]],
+                fmt=look["marker"],
+                color=look["color"],
+                markerfacecolor=None if row.reached else "white",
+                markersize=9 if single else 7,
+                capsize=2,
+                label=label(row.localization) if single else None,
+            )
+        unedited, chance = references[measure]
+        axis.axhline(unedited, **UNEDITED)
+        axis.axhline(chance, **CHANCE)
+        axis.set_ylabel(words[measure])
+        axis.set_ylim(-0.12, 1.12)
+    axes[0].legend(frameon=True, title="circles: windows", fontsize=8)
+    figure.supxlabel(
+        "mean depth of the trained MLP layers, 0 first to 1 last "
+        "(dashed: unedited model, dotted: chance; hollow: below the edit strength)",
+        fontsize=9,
+    )
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+SIDE_EFFECTS = {
+    "retained": "retained facts\nanswered truly",
+    "heldout_loss": "held-out text:\nadded loss (nats)",
+    "heldout_kl": "held-out text:\nKL from unedited (nats)",
+    "second_loss": "second text:\nadded loss (nats)",
+}
+
+
+def side_effects(table: pandas.DataFrame, references: dict[str, float], title: str):
+    """What else changed: rows (localization, measure, value, low, high, reached, depth)."""
+    names = order(table.localization.unique())
+    figure, axes = plt.subplots(1, 4, figsize=(12, 0.3 * len(names) + 1.4), sharey=True)
+    for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
+        rows = table[table.measure == measure].set_index("localization")
+        for y, name in enumerate(names):
+            _point(axis, rows.loc[name], y, name)
+        axis.axvline(references[measure], **UNEDITED)
+        axis.set_title(words, fontsize=9)
+    axes[0].set(yticks=range(len(names)))
+    axes[0].set_yticklabels([label(n) for n in names])
+    axes[0].invert_yaxis()
+    figure.supxlabel("dashed: unedited model; hollow: edit did not reach the strength", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.tight_layout()
+    return figure

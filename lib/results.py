@@ -1,0 +1,315 @@
+"""From per-fact rows to the tables behind every figure and every sentence.
+
+`collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate with its interval;
+`tidy` joins them into the one results table; `contrasts` answers the two questions of the compendium: early
+against late windows, and fact lookup against its depth-matched controls. Edits that did not reach the
+strength, and attacks that failed their gates, are reported but never averaged into a comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas
+
+from lib import paths
+from lib.attacks.formats import answerable
+from lib.components import Localization
+from lib.config import Settings
+from lib.edit import delta
+from lib.facts.formats import load_formats
+from lib.facts.records import load_facts
+from lib.localize.select import mean_depth
+from lib.stats import Estimate, estimate, paired_difference, recovery
+
+UNEDITED = "unedited"
+COLUMNS = ["model", "task", "localization", "seed", "attack", "format", "split", "metric"]
+COLUMNS += ["layer", "step", "value", "low", "high", "n"]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything measured on one task, all seeds together; fact ids carry their seed.
+
+    asked: format attack, localization "unedited" included; relearned: relearning attack; texts: held-out text
+    losses; cards: one row per edit; sets: {localization: components} of the first seed.
+    """
+
+    task: str
+    asked: pandas.DataFrame
+    relearned: pandas.DataFrame
+    texts: pandas.DataFrame
+    cards: pandas.DataFrame
+    sets: dict[str, Localization]
+    n_layers: int
+    answerable: dict[str, bool]
+    vocabulary: list[str]
+    chance: float
+
+
+def collect(task: str, settings: Settings) -> Collected:
+    """Read every stage's output for a task; FileNotFoundError names what is missing."""
+    asked, relearned, texts, cards = [], [], [], []
+    for seed in settings.seeds:
+        folder = paths.facts(task, seed)
+        asked.append(_read(folder / "unedited.csv", seed).assign(localization=UNEDITED))
+        asked.append(_read(paths.attack_formats(task, seed) / "rows.csv", seed))
+        texts.append(_read(paths.side_effects(task, seed) / "text.csv", seed))
+        for name in settings.localizations:
+            rows = _read(paths.attack_relearn(task, name, seed) / "rows.csv", seed)
+            relearned.append(rows.assign(localization=name))
+            cards.append(delta.card(paths.edit(task, name, seed)) | {"seed": seed})
+    first = settings.seeds[0]
+    sets = {n: Localization.load(paths.chosen(task, first, n)) for n in settings.localizations}
+    formats = load_formats(paths.ROOT / settings.task(task).formats)
+    asked = pandas.concat(asked, ignore_index=True)
+    open_formats = answerable(asked[asked.localization == UNEDITED], settings.attack_formats.gate)
+    order = {f.name: open_formats[f.name] for f in formats.formats}
+    cards = pandas.DataFrame(cards)
+    return Collected(
+        task,
+        asked,
+        pandas.concat(relearned, ignore_index=True),
+        pandas.concat(texts, ignore_index=True),
+        cards,
+        sets,
+        int(cards.n_layers.iloc[0]),
+        order,
+        [n for n in formats.names("vocabulary") if order[n]],
+        1 / len(formats.labels),
+    )
+
+
+def _read(path, seed: int) -> pandas.DataFrame:
+    if not path.exists():
+        raise FileNotFoundError(f"{path.relative_to(paths.ROOT)} is missing: run `dvc repro` first")
+    rows = pandas.read_csv(path)
+    if "id" in rows:
+        rows["id"] = f"{seed}/" + rows["id"]
+    return rows.assign(seed=seed)
+
+
+def place(data: Collected) -> pandas.DataFrame:
+    """Per localization: mean depth of its components and whether every seed's edit reached strength."""
+    reached = data.cards.groupby("localization").reached.all()
+    depth = {n: mean_depth(s.components, data.n_layers) for n, s in data.sets.items()}
+    return pandas.DataFrame({"depth": depth, "reached": reached}).rename_axis("localization")
+
+
+def _estimates(groups, values: str, settings: Settings) -> pandas.DataFrame:
+    """One row per group with the estimate of a 0/1 or real column."""
+    rows = []
+    for key, group in groups:
+        found = estimate(group[values], settings.statistics.level, settings.statistics.resamples)
+        rows.append(dict(zip(groups.keys, key)) | vars(found))
+    return pandas.DataFrame(rows)
+
+
+def format_table(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Share of facts answered with the new and with the true label, by localization, format, split."""
+    rows = data.asked.assign(
+        split=data.asked.split.replace({"forget_train": "forget", "forget_heldout": "forget"}),
+        edit_accuracy=data.asked.answer == data.asked.edit,
+        true_accuracy=data.asked.answer == data.asked.true,
+    )
+    parts = []
+    for metric in ("edit_accuracy", "true_accuracy", "p_edit", "p_true"):
+        groups = rows.groupby(["localization", "format", "split"])
+        parts.append(_estimates(groups, metric, settings).assign(metric=metric))
+    return pandas.concat(parts, ignore_index=True)
+
+
+def relearn_table(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Share answered truly at every read-out of the attack, by localization and split."""
+    rows = data.relearned.assign(true_accuracy=data.relearned.answer == data.relearned.true)
+    groups = rows.groupby(["localization", "split", "step"])
+    return _estimates(groups, "true_accuracy", settings).assign(metric="true_accuracy")
+
+
+def gates(relearned: pandas.DataFrame, settings: Settings) -> dict[str, str]:
+    """{localization: "" if the attack succeeded, else why it does not count}."""
+    wanted = settings.attack_relearn
+    last = relearned[relearned.step == wanted.steps].set_index(["localization", "split"]).value
+    verdicts = {}
+    for name in relearned.localization.unique():
+        retained, taught = last[name, "retain_test"], last[name, "forget_train"]
+        failed = []
+        if retained < wanted.gate_retain:
+            failed.append(f"retained {retained:.2f}")
+        if taught < wanted.gate_train:
+            failed.append(f"taught {taught:.2f}")
+        verdicts[name] = "attack failed: " + ", ".join(failed) if failed else ""
+    return verdicts
+
+
+def transfer_by_fact(data: Collected) -> pandas.DataFrame:
+    """Share of answerable vocabulary formats that give the new answer: fact id x localization."""
+    rows = data.asked[
+        data.asked["format"].isin(data.vocabulary) & data.asked.split.str.startswith("forget")
+    ]
+    hit = (rows.answer == rows.edit).astype(float)
+    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+
+
+def heldout_by_fact(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """1 where a held-out fact is answered truly at the end of relearning: fact id x localization."""
+    rows = data.relearned
+    rows = rows[(rows.split == "forget_heldout") & (rows.step == settings.attack_relearn.steps)]
+    hit = (rows.answer == rows.true).astype(float)
+    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+
+
+def recovery_of(data: Collected, name: str, settings: Settings) -> Estimate:
+    """R of section 8.4 for one localization (see `stats.recovery`)."""
+    rows = data.relearned[
+        (data.relearned.localization == name) & (data.relearned.step == settings.attack_relearn.steps)
+    ]
+    heldout = rows[rows.split == "forget_heldout"].set_index("id")
+    return recovery(
+        (heldout.answer == heldout.true).astype(float),
+        heldout.true,
+        rows[rows.split == "never_known"].answer,
+        unedited_accuracy(data),
+        settings.statistics.level,
+        settings.statistics.resamples,
+    )
+
+
+def unedited_accuracy(data: Collected) -> float:
+    """Share of the facts to be edited that the unedited model answers truly in the training format."""
+    rows = data.asked[(data.asked.localization == UNEDITED) & (data.asked.split == "forget_heldout")]
+    rows = rows[rows["format"] == next(iter(data.answerable))]
+    return float((rows.answer == rows.true).mean())
+
+
+def position_table(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Transfer and recovery against depth, for fact lookup, its controls and all windows."""
+    transfer, where, rows = transfer_by_fact(data), place(data), []
+    for name in data.sets:
+        if name in ("all-mlps", "nonlocalized"):
+            continue
+        moved = estimate(
+            transfer[name], settings.statistics.level, settings.statistics.resamples
+        )
+        for measure, found in (
+            ("transfer", moved),
+            ("recovery", recovery_of(data, name, settings)),
+        ):
+            rows.append({"localization": name, "measure": measure} | vars(found) | dict(where.loc[name]))
+    return pandas.DataFrame(rows)
+
+
+def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Retained facts, added loss and KL on held-out text, added loss on the second text."""
+    asked = data.asked[(data.asked.split == "retain_test") & (data.asked.localization != UNEDITED)]
+    asked = asked[asked["format"] == next(iter(data.answerable))]
+    asked = asked.assign(value=asked.answer == asked.true)
+    parts = [_estimates(asked.groupby(["localization"]), "value", settings).assign(measure="retained")]
+    keys = ["seed", "text", "passage"]
+    base = data.texts[data.texts.localization == UNEDITED].set_index(keys).loss
+    rows = data.texts[data.texts.localization != UNEDITED]
+    rows = rows.assign(added=rows.loss - base.loc[pandas.MultiIndex.from_frame(rows[keys])].to_numpy())
+    for text, column, measure in (
+        ("heldout", "added", "heldout_loss"),
+        ("heldout", "kl", "heldout_kl"),
+        ("second", "added", "second_loss"),
+        ("second", "kl", "second_kl"),
+    ):
+        groups = rows[rows.text == text].groupby(["localization"])
+        parts.append(_estimates(groups, column, settings).assign(measure=measure))
+    table = pandas.concat(parts, ignore_index=True)
+    return table.merge(place(data).reset_index(), on="localization")
+
+
+def windows(data: Collected, third: str) -> list[str]:
+    """Names of the windows that lie wholly in the first ("early") or last ("late") third of the layers."""
+    found = []
+    for name, chosen in data.sets.items():
+        layers = chosen.layers("mlp")
+        inside = (
+            max(layers) < data.n_layers / 3
+            if third == "early"
+            else min(layers) >= 2 * data.n_layers / 3
+        )
+        if name.startswith("mlp-window") and inside:
+            found.append(name)
+    return found
+
+
+def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Paired differences over facts: rows (question, measure, a, b, difference with interval).
+
+    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup minus the mean of
+    its depth-matched controls. Only edits that reached the strength count, and for `heldout` (true answers
+    on the half not taught, after relearning) only attacks that passed their gates.
+    """
+    reached = set(place(data).query("reached").index)
+    passed = {n for n, why in gates(relearn_table(data, settings), settings).items() if not why}
+    depth = [n for n in data.sets if n.startswith("depth-matched-mlps")]
+    pairs = {
+        "early-late": (windows(data, "early"), windows(data, "late")),
+        "lookup-depth": (["fact-lookup"], depth),
+    }
+    tables = {
+        "transfer": (transfer_by_fact(data), reached),
+        "heldout": (heldout_by_fact(data, settings), reached & passed),
+    }
+    level, resamples = settings.statistics.level, settings.statistics.resamples
+    rows = []
+    for question, sides in pairs.items():
+        for measure, (table, counts) in tables.items():
+            a, b = ([n for n in side if n in counts] for side in sides)
+            row = {"question": question, "measure": measure, "a": " ".join(a), "b": " ".join(b)}
+            if a and b:
+                left, right = table[a].mean(axis=1), table[b].mean(axis=1)
+                mean_a, mean_b = (estimate(x, level, resamples) for x in (left, right))
+                found = paired_difference(left, right, level, resamples)
+                row |= vars(found) | _prefixed("a", mean_a) | _prefixed("b", mean_b)
+            rows.append(row)
+    columns = ["question", "measure", "a", "b", "value", "low", "high", "n"]
+    columns += [f"{side}_{part}" for side in "ab" for part in ("value", "low", "high")]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _prefixed(side: str, found: Estimate) -> dict:
+    return {f"{side}_{k}": v for k, v in vars(found).items() if k != "n"}
+
+
+def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Every estimate of a task in one table, one row per value (`COLUMNS`); seeds pooled ("all")."""
+    training = next(iter(data.answerable))
+    formats = format_table(data, settings).assign(attack="formats")
+    relearned = relearn_table(data, settings).assign(attack="relearn", format=training)
+    position = position_table(data, settings).query("measure == 'recovery'")
+    recovered = position.assign(
+        attack="relearn",
+        metric="recovery",
+        format=training,
+        split="forget_heldout",
+        step=settings.attack_relearn.steps,
+    )
+    effects = side_effect_table(data, settings).query("measure != 'retained'")
+    effects = effects.assign(attack="side-effects", metric=effects.measure, split="text")
+    cards = data.cards.melt(
+        ["localization", "seed"], ["strength", "steps", "weights"], var_name="metric"
+    ).assign(attack="edit", format=training, split="forget")
+    parts = [cards, formats, relearned, recovered, effects]
+    table = pandas.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+    table["model"], table["task"] = settings.model.name, data.task
+    table["seed"] = [("all" if pandas.isna(s) else str(int(s))) for s in table.seed]
+    table["step"] = table.step.astype("Int64")
+    table["value"] = table.value.astype(float)
+    return table.sort_values(COLUMNS[2:10], kind="stable", ignore_index=True)
+
+
+def sentence(row, what: str, a: str, b: str) -> str:
+    """A contrast in words; says so where the interval covers zero or where nothing can be compared."""
+    if pandas.isna(row.value):
+        return f"{what}: no valid edits to compare for {a if not row.a else b}"
+    compared = (
+        f"{a} {row.a_value:.2f} [{row.a_low:.2f}, {row.a_high:.2f}], "
+        f"{b} {row.b_value:.2f} [{row.b_low:.2f}, {row.b_high:.2f}]"
+    )
+    sure = row.low > 0 or row.high < 0
+    verdict = "" if sure else ", no clear difference"
+    return f"{what}: {compared}; difference {row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]{verdict}"
