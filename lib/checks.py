@@ -10,7 +10,9 @@ import sys
 
 from lib import config, paths
 
-FREE_GIB = 8  # model 1.1 GiB and, at default scale, edits 2 GiB; twice for DVC's cache where it must copy
+FREE_GIB = (
+    8  # model 1.1 GiB and, at default scale, edits 2 GiB; twice for DVC's cache where it must copy
+)
 
 
 def check_all() -> config.Settings:
@@ -26,7 +28,10 @@ def check_all() -> config.Settings:
         load_table(paths.ROOT / task.never_known, *columns, None, labels)
     free = shutil.disk_usage(paths.ROOT).free / 2**30
     if free < FREE_GIB and not paths.model(settings.model.name).exists():
-        raise OSError(f"only {free:.1f} GiB of disk are free, a full run needs about {FREE_GIB}: make room first")
+        raise OSError(
+            f"only {free:.1f} GiB of disk are free, a full run needs about {FREE_GIB}: make "
+            "room first"
+        )
     return settings
 
 
@@ -35,4 +40,7 @@ if __name__ == "__main__":
         found = check_all()
     except (ValueError, OSError) as problem:
         sys.exit(f"error: {problem}")
-    print(f"settings and tables are sound: {len(found.localizations)} localizations, seeds {found.seeds}")
+    print(
+        f"settings and tables are sound: {len(found.localizations)} localizations, seeds "
+        f"{found.seeds}"
+    )

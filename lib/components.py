@@ -1,8 +1,9 @@
 """The one vocabulary of places in a network: which component owns which weight matrices.
 
-A trainable unit is a whole MLP layer or a whole attention layer: all of its weight *matrices*. Biases,
-norms, embeddings and the unembedding are never trained (section 3 of arXiv:2410.12949). Names follow the
-family's own modules, so the same code serves Gemma, Llama, Qwen, GPT-2 and GPT-NeoX.
+A trainable unit is a whole MLP layer or a whole attention layer: all of its weight *matrices*.
+Biases, norms, embeddings and the unembedding are never trained (section 3 of arXiv:2410.12949).
+Names follow the family's own modules, so the same code serves Gemma, Llama, Qwen, GPT-2 and GPT-
+NeoX.
 """
 
 from __future__ import annotations
@@ -16,22 +17,27 @@ KINDS = ("mlp", "attention")
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """One MLP or attention layer; layers are numbered 0 ... n_layers - 1."""
+    """One MLP or attention layer; layers are numbered 0 ...
+
+    n_layers - 1.
+    """
 
     kind: str
     layer: int
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of component '{self.kind}': use one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"unknown kind of component '{self.kind}': use one of {', '.join(KINDS)}"
+            )
 
 
 @dataclass(frozen=True)
 class Localization:
     """A named set of components with its exact size.
 
-    weights: number of trained weights; budget: what was asked for (weights of fact-lookup), 0 if the
-    set is not budget-matched; note: how the set was chosen, in words.
+    weights: number of trained weights; budget: what was asked for (weights of fact-lookup), 0 if
+    the set is not budget-matched; note: how the set was chosen, in words.
     """
 
     name: str
@@ -77,7 +83,9 @@ def blocks(model):
     for name in ("layers", "h"):
         if hasattr(base, name):
             return getattr(base, name)
-    raise ValueError(f"no list of blocks found in {type(model).__name__}: this family is not supported")
+    raise ValueError(
+        f"no list of blocks found in {type(model).__name__}: this family is not supported"
+    )
 
 
 def matrices(model) -> dict[Component, dict[str, object]]:

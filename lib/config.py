@@ -1,7 +1,9 @@
-"""params.yaml as typed settings: a misspelt name or a bad value is one clear sentence, before anything runs.
+"""params.yaml as typed settings: a misspelt name or a bad value is one clear sentence, before
+anything runs.
 
-Every stage calls `load()` first, so no long computation starts on settings that a later stage would refuse.
-`python -m lib.config apply profiles/X.yaml` merges a profile into params.yaml (JSON merge patch: null deletes a key).
+Every stage calls `load()` first, so no long computation starts on settings that a later stage
+would refuse. `python -m lib.config apply profiles/X.yaml` merges a profile into params.yaml (JSON
+merge patch: null deletes a key).
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Task(_Block):
     never_known: str
     subject_column: str
     label_column: str
+    per_label: int | None = Field(default=None, ge=1)
     edit_column: str | None = None
     min_probability: float = Field(ge=0, lt=1)
     forget: int = Field(ge=2)
@@ -133,7 +136,7 @@ class Settings(_Block):
 
     model: ModelSettings
     tasks: dict[str, Task]
-    seeds: list[int]
+    seeds: list[int] = Field(min_length=1)
     text: Text
     fact_lookup: FactLookup
     localizations: dict[str, LocalizationSettings]
@@ -171,20 +174,43 @@ def parse(raw: dict) -> Settings:
         raise ValueError(_sentence(error.errors()[0])) from None
     for name, block in settings.localizations.items():
         if block.method == "mlp-window" and block.start is None:
-            raise ValueError(f"localization '{name}' needs `start`, the first layer of the window: add it")
+            raise ValueError(
+                f"localization '{name}' needs `start`, the first layer of the window: add it"
+            )
         if block.method == "literal" and not block.mlps + block.attention:
-            raise ValueError(f"localization '{name}' is empty: list layers under `mlps` or `attention`")
+            raise ValueError(
+                f"localization '{name}' is empty: list layers under `mlps` or `attention`"
+            )
+    for name, task in settings.tasks.items():
+        if task.retain_train + task.retain_val >= 1:
+            raise ValueError(
+                f"retain_train and retain_val of task '{name}' leave no facts for the test: "
+                "lower them so that their sum is below 1"
+            )
     if "fact-lookup" not in settings.localizations:
-        raise ValueError("localization 'fact-lookup' is missing: it sets the budget of the others, add it")
+        raise ValueError(
+            "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
+        )
     reads = settings.attack_relearn.read_at
-    if reads[:1] != [0] or sorted(set(reads)) != reads or reads[-1] != settings.attack_relearn.steps:
-        raise ValueError("attack_relearn.read_at must rise from 0 to attack_relearn.steps: correct the list")
+    if (
+        reads[:1] != [0]
+        or sorted(set(reads)) != reads
+        or reads[-1] != settings.attack_relearn.steps
+    ):
+        raise ValueError(
+            "attack_relearn.read_at must rise from 0 to attack_relearn.steps: correct the list"
+        )
     return settings
 
 
 def load(path: Path = paths.PARAMS) -> Settings:
     """Read and check params.yaml."""
-    return parse(yaml.safe_load(path.read_text()))
+    raw = yaml.safe_load(path.read_text())
+    if not isinstance(raw, dict):
+        raise ValueError(
+            f"{path.name} holds no settings: restore it with `git checkout {path.name}`"
+        )
+    return parse(raw)
 
 
 def _sentence(error: dict) -> str:
@@ -198,7 +224,8 @@ def _sentence(error: dict) -> str:
     if error["loc"][0] == "localizations" and error["loc"][-1] == "method":
         hint = _closest(error["input"], METHODS)
         return (
-            f"unknown localization method '{error['input']}'{hint} at '{where}': use one of {', '.join(METHODS)}"
+            f"unknown localization method '{error['input']}'{hint} at '{where}': "
+            f"use one of {', '.join(METHODS)}"
         )
     return f"params.yaml has a bad value {error['input']!r} for '{where}': {error['msg'].lower()}"
 
@@ -217,19 +244,21 @@ def _names_at(location: tuple) -> list[str]:
 
 
 def merge(base: dict, patch: dict) -> dict:
-    """JSON merge patch (RFC 7386) in place: mappings merge, null deletes, anything else replaces."""
+    """JSON merge patch (RFC 7386) in place: mappings merge, null deletes, anything else
+    replaces."""
     for key, value in patch.items():
         if value is None:
             base.pop(key, None)
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
-            merge(base[key], value)
+        elif isinstance(value, dict):
+            base[key] = merge(base[key] if isinstance(base.get(key), dict) else {}, value)
         else:
             base[key] = value
     return base
 
 
 def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
-    """Merge a profile into params.yaml, keeping the comments; nothing is written if the result is bad."""
+    """Merge a profile into params.yaml, keeping the comments; nothing is written if the result is
+    bad."""
     from ruamel.yaml import YAML
 
     if not profile.exists():
@@ -237,7 +266,10 @@ def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
         raise FileNotFoundError(f"no profile at {profile}: there are {names} in profiles/")
     writer = YAML()
     writer.width = 110
-    merged = merge(writer.load(params.read_text()), yaml.safe_load(profile.read_text()))
+    writer.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    merged = merge(writer.load(params.read_text()), yaml.safe_load(profile.read_text()) or {})
     parse(yaml.safe_load(yaml.safe_dump(_plain(merged))))
     with params.open("w") as file:
         writer.dump(merged, file)
@@ -252,7 +284,13 @@ def _plain(value):
 
 
 def _number(value):
-    return float(value) if isinstance(value, float) else int(value) if isinstance(value, int) else str(value)
+    return (
+        float(value)
+        if isinstance(value, float)
+        else int(value)
+        if isinstance(value, int)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Palette and one function per figure; the only place that knows colours, markers and display labels.
+"""Palette and one function per figure; the only place that knows colours, markers and display
+labels.
 
-Mechanistic sets are saturated blue, controls grey, windows run from green (early) to orange (late); shape and order are
-the same in all figures, so each stays readable in greyscale. Every figure takes a table the pipeline wrote
-and a title computed from it; intervals, chance and the unedited model are always drawn.
+Mechanistic sets are saturated blue, controls grey, windows run from green (early) to orange
+(late); shape and order are the same in all figures, so each stays readable in greyscale. Every
+figure takes a table the pipeline wrote and a title computed from it; intervals, chance and the
+unedited model are always drawn.
 """
 
 from __future__ import annotations
@@ -94,16 +96,20 @@ def probe_curve(probes: pandas.DataFrame, lookup: dict, title: str):
         rows = rows.sort_values("layer")
         axis.fill_between(rows.layer, rows.low, rows.high, color=colors[control], alpha=0.2, lw=0)
         line = "-" if control == "known" else "--"
-        axis.plot(rows.layer, rows.value, line, marker=".", color=colors[control], label=words[control])
+        axis.plot(
+            rows.layer, rows.value, line, marker=".", color=colors[control], label=words[control]
+        )
     first, last = lookup["layers"][0], lookup["layers"][-1]
     span = f"chosen: MLP {first} to {last}"
     axis.axvspan(first - 0.5, last + 0.5, color=COLORBLIND[0], alpha=0.12, lw=0, label=span)
-    axis.axhline(lookup["majority"], **CHANCE)
-    axis.text(lookup["n_layers"] - 0.4, lookup["majority"], "majority", va="center", color="0.4")
-    axis.set(ylim=(0.2, 1.03), xlim=(-1.5, lookup["n_layers"] + 1.6))
-    axis.set(xlabel="layer whose output is read (-1: the embedding)", ylabel="probe accuracy, held-out facts")
+    axis.axhline(lookup["majority"], **CHANCE, label="majority answer")
+    axis.set(ylim=(0.2, 1.03), xticks=range(-1, lookup["n_layers"]))
+    axis.set(
+        xlabel="layer whose output is read (-1: the embedding)",
+        ylabel="probe accuracy, held-out facts",
+    )
     axis.set_title(title, loc="left", wrap=True)
-    axis.legend(loc="lower right", frameon=True)
+    axis.legend(loc="center right", bbox_to_anchor=(1, 0.42), frameon=True)
     return figure
 
 
@@ -115,7 +121,9 @@ def component_map(sets: dict[str, Localization], n_layers: int, title: str):
         chosen = sets[name]
         depth = numpy.mean([c.layer for c in chosen.components]) / max(n_layers - 1, 1)
         color = style(name, depth)["color"]
-        axis.scatter(chosen.layers("mlp"), [row] * len(chosen.layers("mlp")), 95, color=color, marker="s")
+        axis.scatter(
+            chosen.layers("mlp"), [row] * len(chosen.layers("mlp")), 95, color=color, marker="s"
+        )
         attention = chosen.layers("attention")
         axis.scatter(attention, [row + 0.33] * len(attention), 14, color=color, marker="o")
         axis.text(n_layers - 0.2, row, f"{chosen.weights / 1e6:.1f} M", va="center", fontsize=8)
@@ -130,7 +138,8 @@ def component_map(sets: dict[str, Localization], n_layers: int, title: str):
 def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float, title: str):
     """Share of edited facts that give the new answer, by format and localization.
 
-    table: rows (localization, format, value, low, high, reached, depth), localization "unedited" included.
+    table: rows (localization, format, value, low, high, reached, depth), localization "unedited"
+    included.
     """
     formats = list(answerable)
     names = order(set(table.localization) - {"unedited"})
@@ -176,7 +185,8 @@ def _point(axis, row, y, name, faded: bool = False):
 def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float, title: str):
     """Curves of the attack, one panel per localization.
 
-    table: rows (localization, split, step, value, low, high); verdicts: {localization: words under its name}.
+    table: rows (localization, split, step, value, low, high); verdicts: {localization: words
+    under its name}.
     """
     names = order(table.localization.unique())
     columns = 5
@@ -194,7 +204,9 @@ def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float,
         for split, (color, line, marker) in colors.items():
             rows = table[(table.localization == name) & (table.split == split)].sort_values("step")
             axis.fill_between(rows.step, rows.low, rows.high, color=color, alpha=0.15, lw=0)
-            axis.plot(rows.step, rows.value, line, color=color, marker=marker, ms=3, label=label(split))
+            axis.plot(
+                rows.step, rows.value, line, color=color, marker=marker, ms=3, label=label(split)
+            )
         axis.axhline(1, **UNEDITED)
         axis.axhline(chance, **CHANCE)
         axis.set(ylim=(-0.04, 1.06))

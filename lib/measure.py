@@ -1,8 +1,9 @@
 """What a model answers: probabilities of the answer words, once for every fact, no resampling.
 
 Per-fact rows are the raw material of every figure; `stats` turns them into shares with intervals.
-Probabilities are normalized over the format's answer words (`p_true`, `p_edit`): they say *which* label
-the model would give (section 8.1). `mass` is what those words hold of the whole vocabulary, where asked for.
+Probabilities are normalized over the format's answer words (`p_true`, `p_edit`): they say *which*
+label the model would give (section 8.1). `mass` is what those words hold of the whole vocabulary,
+where asked for.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def answers(
 ) -> pandas.DataFrame:
     """Probability of every label for every subject: columns subject, answer, <label>..., (mass).
 
-    answer is the most probable label. mass=True adds the probability that the answer words hold of the
-    whole vocabulary, which takes a full unembedding.
+    answer is the most probable label. mass=True adds the probability that the answer words hold
+    of the whole vocabulary, which takes a full unembedding.
     """
     tokens = answer_tokens(tokenizer, form)
     wanted = list(tokens.values())
@@ -59,22 +60,28 @@ def score_facts(
 
 @torch.no_grad()
 def text_losses(
-    runner: Runner, passages: list[tuple[int, ...]], reference: list[torch.Tensor] | None = None
+    runner: Runner,
+    passages: list[tuple[int, ...]],
+    reference: list[torch.Tensor] | None = None,
+    batch: int = 4,
 ) -> tuple[pandas.DataFrame, list[torch.Tensor]]:
-    """(rows, log probabilities): per passage the next-token loss and KL from the reference, in nats.
+    """(rows, log probabilities): per passage the next-token loss and KL from the reference, in
+    nats.
 
     reference: log probabilities of the unedited model for the same passages (as returned by a first
     call), (n_tokens, vocabulary) each; KL(unedited || model) is 0 without it.
     """
     rows, kept = [], []
-    for i, passage in enumerate(passages):
-        pack = Pack(None, (passage,))
+    for start in range(0, len(passages), batch):
+        pack = Pack(None, tuple(passages[start : start + batch]))
         log_p = runner.logits(pack, pack.text_rows).float().log_softmax(-1).cpu()
-        loss = F.nll_loss(log_p, pack.text_targets).item()
-        kl = 0.0
-        if reference is not None:
-            kl = F.kl_div(log_p, reference[i], log_target=True, reduction="batchmean").item()
-        else:
-            kept.append(log_p)
-        rows.append({"passage": i, "loss": loss, "kl": kl, "n_tokens": len(pack.text_targets)})
+        loss = F.nll_loss(log_p, pack.text_targets, reduction="none")
+        lengths = [len(p) - 1 for p in pack.passages]
+        for mine, own in zip(log_p.split(lengths), loss.split(lengths)):
+            i, kl = len(rows), 0.0
+            if reference is None:
+                kept.append(mine.clone())
+            else:
+                kl = F.kl_div(mine, reference[i], log_target=True, reduction="batchmean").item()
+            rows.append({"passage": i, "loss": own.mean().item(), "kl": kl})
     return pandas.DataFrame(rows), kept

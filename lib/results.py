@@ -1,9 +1,10 @@
 """From per-fact rows to the tables behind every figure and every sentence.
 
-`collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate with its interval;
-`tidy` joins them into the one results table; `contrasts` answers the two questions of the compendium: early
-against late windows, and fact lookup against its depth-matched controls. Edits that did not reach the
-strength, and attacks that failed their gates, are reported but never averaged into a comparison.
+`collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate
+with its interval; `tidy` joins them into the one results table; `contrasts` answers the two
+questions of the compendium: early against late windows, and fact lookup against its depth-matched
+controls. Edits that did not reach the strength, and attacks that failed their gates, are reported
+but never averaged into a comparison.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from dataclasses import dataclass
 import pandas
 
 from lib import paths
-from lib.attacks.formats import answerable
+from lib.attacks.formats import answerable, vocabulary_formats
 from lib.components import Localization
 from lib.config import Settings
 from lib.edit import delta
 from lib.facts.formats import load_formats
-from lib.facts.records import load_facts
 from lib.localize.select import mean_depth
 from lib.stats import Estimate, estimate, paired_difference, recovery
 
@@ -31,8 +31,9 @@ COLUMNS += ["layer", "step", "value", "low", "high", "n"]
 class Collected:
     """Everything measured on one task, all seeds together; fact ids carry their seed.
 
-    asked: format attack, localization "unedited" included; relearned: relearning attack; texts: held-out text
-    losses; cards: one row per edit; sets: {localization: components} of the first seed.
+    asked: format attack, localization "unedited" included; relearned: relearning attack; texts:
+    held-out text losses; cards: one row per edit; sets: {localization: components} of the first
+    seed.
     """
 
     task: str
@@ -75,7 +76,7 @@ def collect(task: str, settings: Settings) -> Collected:
         sets,
         int(cards.n_layers.iloc[0]),
         order,
-        [n for n in formats.names("vocabulary") if order[n]],
+        vocabulary_formats(formats, order),
         1 / len(formats.labels),
     )
 
@@ -90,7 +91,8 @@ def _read(path, seed: int) -> pandas.DataFrame:
 
 
 def place(data: Collected) -> pandas.DataFrame:
-    """Per localization: mean depth of its components and whether every seed's edit reached strength."""
+    """Per localization: mean depth of its components and whether every seed's edit reached
+    strength."""
     reached = data.cards.groupby("localization").reached.all()
     depth = {n: mean_depth(s.components, data.n_layers) for n, s in data.sets.items()}
     return pandas.DataFrame({"depth": depth, "reached": reached}).rename_axis("localization")
@@ -106,7 +108,8 @@ def _estimates(groups, values: str, settings: Settings) -> pandas.DataFrame:
 
 
 def format_table(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """Share of facts answered with the new and with the true label, by localization, format, split."""
+    """Share of facts answered with the new and with the true label, by localization, format,
+    split."""
     rows = data.asked.assign(
         split=data.asked.split.replace({"forget_train": "forget", "forget_heldout": "forget"}),
         edit_accuracy=data.asked.answer == data.asked.edit,
@@ -152,7 +155,8 @@ def transfer_by_fact(data: Collected) -> pandas.DataFrame:
 
 
 def heldout_by_fact(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """1 where a held-out fact is answered truly at the end of relearning: fact id x localization."""
+    """1 where a held-out fact is answered truly at the end of relearning: fact id x
+    localization."""
     rows = data.relearned
     rows = rows[(rows.split == "forget_heldout") & (rows.step == settings.attack_relearn.steps)]
     hit = (rows.answer == rows.true).astype(float)
@@ -162,7 +166,8 @@ def heldout_by_fact(data: Collected, settings: Settings) -> pandas.DataFrame:
 def recovery_of(data: Collected, name: str, settings: Settings) -> Estimate:
     """R of section 8.4 for one localization (see `stats.recovery`)."""
     rows = data.relearned[
-        (data.relearned.localization == name) & (data.relearned.step == settings.attack_relearn.steps)
+        (data.relearned.localization == name)
+        & (data.relearned.step == settings.attack_relearn.steps)
     ]
     heldout = rows[rows.split == "forget_heldout"].set_index("id")
     return recovery(
@@ -176,8 +181,11 @@ def recovery_of(data: Collected, name: str, settings: Settings) -> Estimate:
 
 
 def unedited_accuracy(data: Collected) -> float:
-    """Share of the facts to be edited that the unedited model answers truly in the training format."""
-    rows = data.asked[(data.asked.localization == UNEDITED) & (data.asked.split == "forget_heldout")]
+    """Share of the facts to be edited that the unedited model answers truly in the training
+    format."""
+    rows = data.asked[
+        (data.asked.localization == UNEDITED) & (data.asked.split == "forget_heldout")
+    ]
     rows = rows[rows["format"] == next(iter(data.answerable))]
     return float((rows.answer == rows.true).mean())
 
@@ -188,14 +196,14 @@ def position_table(data: Collected, settings: Settings) -> pandas.DataFrame:
     for name in data.sets:
         if name in ("all-mlps", "nonlocalized"):
             continue
-        moved = estimate(
-            transfer[name], settings.statistics.level, settings.statistics.resamples
-        )
+        moved = estimate(transfer[name], settings.statistics.level, settings.statistics.resamples)
         for measure, found in (
             ("transfer", moved),
             ("recovery", recovery_of(data, name, settings)),
         ):
-            rows.append({"localization": name, "measure": measure} | vars(found) | dict(where.loc[name]))
+            rows.append(
+                {"localization": name, "measure": measure} | vars(found) | dict(where.loc[name])
+            )
     return pandas.DataFrame(rows)
 
 
@@ -204,11 +212,15 @@ def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
     asked = data.asked[(data.asked.split == "retain_test") & (data.asked.localization != UNEDITED)]
     asked = asked[asked["format"] == next(iter(data.answerable))]
     asked = asked.assign(value=asked.answer == asked.true)
-    parts = [_estimates(asked.groupby(["localization"]), "value", settings).assign(measure="retained")]
+    parts = [
+        _estimates(asked.groupby(["localization"]), "value", settings).assign(measure="retained")
+    ]
     keys = ["seed", "text", "passage"]
     base = data.texts[data.texts.localization == UNEDITED].set_index(keys).loss
     rows = data.texts[data.texts.localization != UNEDITED]
-    rows = rows.assign(added=rows.loss - base.loc[pandas.MultiIndex.from_frame(rows[keys])].to_numpy())
+    rows = rows.assign(
+        added=rows.loss - base.loc[pandas.MultiIndex.from_frame(rows[keys])].to_numpy()
+    )
     for text, column, measure in (
         ("heldout", "added", "heldout_loss"),
         ("heldout", "kl", "heldout_kl"),
@@ -222,7 +234,8 @@ def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
 
 
 def windows(data: Collected, third: str) -> list[str]:
-    """Names of the windows that lie wholly in the first ("early") or last ("late") third of the layers."""
+    """Names of the windows that lie wholly in the first ("early") or last ("late") third of the
+    layers."""
     found = []
     for name, chosen in data.sets.items():
         layers = chosen.layers("mlp")
@@ -239,9 +252,10 @@ def windows(data: Collected, third: str) -> list[str]:
 def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
     """Paired differences over facts: rows (question, measure, a, b, difference with interval).
 
-    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup minus the mean of
-    its depth-matched controls. Only edits that reached the strength count, and for `heldout` (true answers
-    on the half not taught, after relearning) only attacks that passed their gates.
+    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
+    minus the mean of its depth-matched controls. Only edits that reached the strength count, and
+    for `heldout` (true answers on the half not taught, after relearning) only attacks that passed
+    their gates.
     """
     reached = set(place(data).query("reached").index)
     passed = {n for n, why in gates(relearn_table(data, settings), settings).items() if not why}
@@ -276,7 +290,8 @@ def _prefixed(side: str, found: Estimate) -> dict:
 
 
 def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """Every estimate of a task in one table, one row per value (`COLUMNS`); seeds pooled ("all")."""
+    """Every estimate of a task in one table, one row per value (`COLUMNS`); seeds pooled
+    ("all")."""
     training = next(iter(data.answerable))
     formats = format_table(data, settings).assign(attack="formats")
     relearned = relearn_table(data, settings).assign(attack="relearn", format=training)
@@ -303,13 +318,16 @@ def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
 
 
 def sentence(row, what: str, a: str, b: str) -> str:
-    """A contrast in words; says so where the interval covers zero or where nothing can be compared."""
+    """A contrast in words; says so where the interval covers zero or where nothing can be
+    compared."""
     if pandas.isna(row.value):
-        return f"{what}: no valid edits to compare for {a if not row.a else b}"
+        empty = b if isinstance(row.a, str) and row.a else a
+        return f"{what}: no comparison, no edit of {empty} counts"
     compared = (
         f"{a} {row.a_value:.2f} [{row.a_low:.2f}, {row.a_high:.2f}], "
         f"{b} {row.b_value:.2f} [{row.b_low:.2f}, {row.b_high:.2f}]"
     )
     sure = row.low > 0 or row.high < 0
     verdict = "" if sure else ", no clear difference"
-    return f"{what}: {compared}; difference {row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]{verdict}"
+    interval = f"[{row.low:+.2f}, {row.high:+.2f}]"
+    return f"{what}: {compared}; difference {row.value:+.2f} {interval}{verdict}"

@@ -1,8 +1,8 @@
 """Intervals, differences and recovery: how sure a number is.
 
-The unit is a fact (a fact of one seed's draw, where there are several seeds). Shares of facts get a Wilson interval, which
-stays honest at 0 and 1; means, differences and ratios get a percentile bootstrap over facts, with the same
-resampled facts for everything compared (paired).
+The unit is a fact (a fact of one seed's draw, where there are several seeds). Shares of facts get
+a Wilson interval, which stays honest at 0 and 1; means, differences and ratios get a percentile
+bootstrap over facts, with the same resampled facts for everything compared (paired).
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def paired_difference(
     """Mean of a - b over the facts both have (indices match), with a bootstrap interval."""
     joint = pandas.concat([a, b], axis=1, join="inner")
     x = (joint.iloc[:, 0] - joint.iloc[:, 1]).to_numpy(float)
+    if not len(x):
+        raise ValueError("no facts to compare: the two sides share none")
     draws = resample(len(x), resamples, seed)
     return _percentile(x.mean(), x[draws].mean(axis=1), level, len(x))
 
@@ -77,10 +79,12 @@ def recovery(
 ) -> Estimate:
     """R = (held-out accuracy after the attack - prior) / (unedited accuracy - prior) (section 8.4).
 
-    relearned: 0/1 per held-out fact; true: its true label; guesses: labels the attacked model gives
-    invented subjects. prior: accuracy those guesses would have on the held-out label mix. 0 = only what it says
-    about anybody, 1 = all that the unedited model knew.
+    relearned: 0/1 per held-out fact; true: its true label; guesses: labels the attacked model
+    gives invented subjects. prior: accuracy those guesses would have on the held-out label mix. 0
+    = only what it says about anybody, 1 = all that the unedited model knew.
     """
+    if not len(relearned):
+        raise ValueError("no facts to average over: the held-out half is empty")
     share = guesses.value_counts(normalize=True)
     hits = relearned.to_numpy(float)
     lucky = true.map(share).fillna(0.0).to_numpy(float)
@@ -90,7 +94,9 @@ def recovery(
         return (hits[index].mean(axis=-1) - prior) / (unedited - prior)
 
     everything = numpy.arange(len(hits))
-    return _percentile(ratio(everything), ratio(resample(len(hits), resamples, seed)), level, len(hits))
+    return _percentile(
+        ratio(everything), ratio(resample(len(hits), resamples, seed)), level, len(hits)
+    )
 
 
 def _percentile(value, draws, level: float, n: int) -> Estimate:

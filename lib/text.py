@@ -1,8 +1,9 @@
 """Plain text that an edit must leave alone: sampled once from the unedited model, or from a file.
 
-Nothing can be downloaded on a fresh laptop, so the default text is what the model itself writes (temperature 1, fixed
-seed): text it is good at, on which any damage shows. A second text that no training ever used comes from
-the documentation that ships with Python (`pydoc_data.topics`). `python -m lib.text` is the `text` stage.
+Nothing can be downloaded on a fresh laptop, so the default text is what the model itself writes
+(temperature 1, fixed seed): text it is good at, on which any damage shows. A second text that no
+training ever used comes from the documentation that ships with Python (`pydoc_data.topics`).
+`python -m lib.text` is the `text` stage.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lib import paths
 
 @torch.no_grad()
 def sample(model, tokenizer, n: int, length: int, seed: int, batch: int = 32) -> list[list[int]]:
-    """n passages of `length` tokens sampled from the model after its first token, as token ids."""
+    """N passages of `length` tokens sampled from the model after its first token, as token ids."""
     from tqdm.auto import tqdm
 
     device = next(model.parameters()).device
@@ -49,7 +50,10 @@ def chunks(tokenizer, text: str, n: int, length: int) -> list[list[int]]:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     size = length - 1
     if len(ids) < n * size:
-        raise ValueError(f"the text has {len(ids)} tokens, {n * size} are needed: lower text.passages or add text")
+        raise ValueError(
+            f"the text has {len(ids)} tokens, {n * size} are needed: lower text.passages or "
+            "add text"
+        )
     return [[tokenizer.bos_token_id, *ids[i * size : (i + 1) * size]] for i in range(n)]
 
 
@@ -86,13 +90,18 @@ def main() -> None:
         text = Path(wanted.source).read_text()
         passages = chunks(loaded.tokenizer, text, wanted.passages, wanted.tokens)
     else:
-        passages = sample(loaded.model, loaded.tokenizer, wanted.passages, wanted.tokens, wanted.seed)
+        passages = sample(
+            loaded.model, loaded.tokenizer, wanted.passages, wanted.tokens, wanted.seed
+        )
     parts = split(passages, wanted.train)
     n_second = len(parts["heldout"])
     parts["second"] = chunks(loaded.tokenizer, second_text(), n_second, wanted.tokens)
     paths.TEXT.mkdir(parents=True, exist_ok=True)
     (paths.TEXT / "passages.json").write_text(json.dumps(parts) + "\n")
-    print(f"text: {', '.join(f'{len(v)} {k}' for k, v in parts.items())} passages of {wanted.tokens} tokens")
+    print(
+        f"text: {', '.join(f'{len(v)} {k}' for k, v in parts.items())} passages of "
+        f"{wanted.tokens} tokens"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Tiny models of every supported family, for tests and for the smoke profile: no download, a second to make.
+"""Tiny models of every supported family, for tests and the smoke profile: made in a second.
 
-`random_model` gives random weights and a tokenizer trained on the texts it gets; `taught` then trains it
-on those texts until it knows them, so that a whole pipeline (facts known, edited, attacked) can run in seconds.
+`random_model` gives random weights and a tokenizer trained on the texts it gets; `taught` then
+trains it on those texts until it knows them, so that a whole pipeline (facts known, edited,
+attacked) can run in seconds.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def random_model(family: str, texts: list[str], seed: int = 0):
 
 
 def taught(family: str, texts: list[str], steps: int = 400, batch: int = 64, lr: float = 3e-3):
-    """(model, tokenizer) trained on whole texts until it can complete them (about half a minute)."""
+    """(model, tokenizer) trained on whole texts until it can complete them (about half a
+    minute)."""
     from tqdm.auto import tqdm
 
     model, tokenizer = random_model(family, texts)

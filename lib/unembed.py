@@ -1,9 +1,10 @@
 """From the last hidden state to answers: only the rows and only the words that are read.
 
-The default model's vocabulary matrix holds more weights than all its blocks, so the unembedding is where time goes. `logits`
-takes the rows of the vocabulary that are asked for; `nll` gives -log p(target) and, in the same pass, its exact
-gradient with respect to the hidden state, without keeping a (rows, vocabulary) table for the backward
-pass (a quarter less time, half the memory here).
+The default model's vocabulary matrix holds more weights than all its blocks, so the unembedding
+is where time goes. `logits` takes the rows of the vocabulary that are asked for; `nll` gives -log
+p(target) and, in the same pass, its exact gradient with respect to the hidden state, without
+keeping a (rows, vocabulary) table for the backward pass (a quarter less time, half the memory
+here).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ ROWS = 256  # rows per matrix product: bounds memory at 256 MiB for the default 
 
 
 def logits(model, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
-    """Logits of `tokens` (default: the whole vocabulary) for final hidden states (n, d): (n, n_tokens)."""
+    """Logits of `tokens` (default: the whole vocabulary) for final hidden states (n, d): (n,
+    n_tokens)."""
     head = model.get_output_embeddings()
     weight, bias = head.weight, head.bias
     if tokens is not None:
@@ -40,7 +42,7 @@ def _softcap(z: Tensor, cap: float | None) -> Tensor:
 
 
 class _NegativeLogLikelihood(torch.autograd.Function):
-    """Forward computes the gradient too: d nll / d hidden = (softmax - one-hot) W, rows at a time."""
+    """Forward gives the gradient too: d nll / d hidden = (softmax - one-hot) W, rows at a time."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, cap):
@@ -52,7 +54,9 @@ class _NegativeLogLikelihood(torch.autograd.Function):
             picked = z.gather(1, y)
             bend = 1 - (z / cap) ** 2 if cap is not None and wants_gradient else None
             top = z.amax(1, keepdim=True)
-            total = z.sub_(top).exp_().sum(1, keepdim=True)  # z now holds unnormalized probabilities
+            total = (
+                z.sub_(top).exp_().sum(1, keepdim=True)
+            )  # z now holds unnormalized probabilities
             losses.append((total.log() + top - picked)[:, 0])
             if wants_gradient:
                 z.div_(total).scatter_add_(1, y, -torch.ones_like(picked))

@@ -1,7 +1,8 @@
 """Format attack: ask for the edited fact in other words, and with other answer words.
 
-The attacker needs no training and no knowledge but another wording. A format counts only where the unedited model
-scores at least `gate` on retained facts: where it cannot answer, a changed answer means nothing (section 8.3).
+The attacker needs no training and no knowledge but another wording. A format counts only where
+the unedited model scores at least `gate` on retained facts: where it cannot answer, a changed
+answer means nothing (section 8.3).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def ask_all(
     split: FactSplit,
     roles: tuple[str, ...] = READ,
 ) -> pandas.DataFrame:
-    """Per-fact rows (see `measure.score_facts`) in every format, with the fact's role in `split`."""
+    """Per-fact rows (see `measure.score_facts`) in every format, with the fact's role in
+    `split`."""
     role = split.role_of()
     asked = [facts[i] for r in roles for i in getattr(split, r)]
     rows = pandas.concat(
@@ -39,3 +41,16 @@ def answerable(unedited: pandas.DataFrame, gate: float) -> dict[str, bool]:
     retained = unedited[unedited.split == "retain_test"]
     accuracy = (retained.answer == retained.true).groupby(retained.format).mean()
     return {name: bool(value >= gate) for name, value in accuracy.items()}
+
+
+def vocabulary_formats(formats: FormatSet, passes: dict[str, bool]) -> list[str]:
+    """Answerable formats with other answer words; ValueError if there are none to measure transfer
+    by."""
+    found = [name for name in formats.names("vocabulary") if passes[name]]
+    if not found:
+        raise ValueError(
+            "this model answers no format with another answer vocabulary, so transfer cannot "
+            "be measured: "
+            "add one to the formats file, lower attack_formats.gate, or use a larger model"
+        )
+    return found

@@ -1,9 +1,10 @@
 """Relearning attack: teach back half of the edited facts and watch the other half.
 
-The attacker may train: low-rank adapters (LoRA) on every linear layer, on half of the forget facts with their *true* answers,
-plus retained facts and text. If the other half comes back too, the edit only masked it. An attack counts only if it
-succeeded (section 8.4): at its end at least `gate_retain` of the retained facts and `gate_train` of the taught half are right; a
-failed attack is no sign of resistance. Invented subjects beside it show what the attack makes the model say
+The attacker may train: low-rank adapters (LoRA) on every linear layer, on half of the forget
+facts with their *true* answers, plus retained facts and text. If the other half comes back too,
+the edit only masked it. An attack counts only if it succeeded (section 8.4): at its end at least
+`gate_retain` of the retained facts and `gate_train` of the taught half are right; a failed attack
+is no sign of resistance. Invented subjects beside it show what the attack makes the model say
 about anybody.
 """
 
@@ -38,15 +39,17 @@ def relearn(
 ) -> pandas.DataFrame:
     """Per-fact rows at every read-out step: columns step, split and those of `measure.score_facts`.
 
-    invented: columns subject, label (arbitrary); their rows have split "never_known". The adapters are left in
-    the model. AssertionError if an edit target entered the training answers.
+    invented: columns subject, label (arbitrary); their rows have split "never_known". The
+    adapters are left in the model. AssertionError if an edit target entered the training answers.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     taught = [facts[i] for i in split.forget_train]
     kept = [facts[i] for i in split.retain_train]
     tokens = answer_tokens(tokenizer, form)
     targets = torch.tensor([tokens[f.true] for f in taught + kept])
-    assert not any(tokens[f.edit] == t for f, t in zip(taught, targets)), "edit target in the attack's data"
+    assert not any(tokens[f.edit] == t for f, t in zip(taught, targets)), (
+        "edit target in the attack's data"
+    )
     prompts = encode(tokenizer, form, [f.subject for f in taught + kept])
     weights = add_adapters(model, settings, seed)
     optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
@@ -112,7 +115,9 @@ def _dropout(model, on: bool) -> None:
 
 
 def _read(runner, tokenizer, form, facts, split, invented) -> pandas.DataFrame:
-    known = score_facts(runner, tokenizer, form, [facts[i] for r in READ for i in getattr(split, r)])
+    known = score_facts(
+        runner, tokenizer, form, [facts[i] for r in READ for i in getattr(split, r)]
+    )
     known.insert(1, "split", known.id.map(split.role_of()))
     guessed = answers(runner, tokenizer, form, list(invented.subject))
     control = pandas.DataFrame(

@@ -1,7 +1,8 @@
-"""A stored edit: the new values of the changed matrices (safetensors) and a json card that says what it is.
+"""A stored edit: the new values of the changed matrices (safetensors) and a json card that says
+what it is.
 
-Applying a delta to weights other than those it was made from is refused; `apply` returns the old values, so
-that `restore` gives back the same bytes.
+Applying a delta to weights other than those it was made from is refused; `apply` returns the old
+values, so that `restore` gives back the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def card(folder: Path) -> dict:
     path = folder / CARD
     if not path.exists():
         raise FileNotFoundError(
-            f"no edit at {'/'.join(folder.parts[-4:])}: run notebook 20, or `dvc repro`, for it first"
+            f"no edit at {'/'.join(folder.parts[-4:])}: run notebook 20, or `dvc repro`, for "
+            "it first"
         )
     return json.loads(path.read_text())
 
@@ -44,7 +46,8 @@ def apply(loaded, folder: Path) -> dict[str, Tensor]:
     made_from = card(folder)["base_checksum"]
     if made_from != loaded.checksum:
         raise ValueError(
-            f"this edit was made from weights {made_from[:12]}..., the loaded model has {loaded.checksum[:12]}...: "
+            f"this edit was made from weights {made_from[:12]}..., the loaded model has "
+            f"{loaded.checksum[:12]}...: "
             "load the model named on its card, or make the edit again"
         )
     parameters = dict(loaded.model.named_parameters())

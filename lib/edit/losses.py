@@ -2,8 +2,8 @@
 
     L = weight_edit * L_edit + weight_retain * L_retain + weight_text * L_text
 
-L_edit: -log p(new answer) on facts to change; L_retain: -log p(true answer) on facts to keep; L_text:
-next-token loss on plain text. There is no KL term and no distillation, as published.
+L_edit: -log p(new answer) on facts to change; L_retain: -log p(true answer) on facts to keep;
+L_text: next-token loss on plain text. There is no KL term and no distillation, as published.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ def make_step(
     targets: Tensor,
     passages: list[tuple[int, ...]],
 ) -> Step:
-    """Pack the prompts at `changed` and `kept` with passages; targets: (n_prompts,) answer tokens."""
+    """Pack the prompts at `changed` and `kept` with passages; targets: (n_prompts,) answer
+    tokens."""
     index = changed + kept
     return Step(Pack(prompts.take(index), tuple(passages)), targets[index], len(changed))
 
 
 def losses(runner: Runner, step: Step) -> dict[str, Tensor]:
-    """{"edit", "retain", "text"}: mean negative log probabilities of one step (0 where it has no items)."""
+    """{"edit", "retain", "text"}: mean negative log probabilities of one step (0 where it has no
+    items)."""
     answer_rows, text_rows = step.pack.answer_rows, step.pack.text_rows
     wanted = torch.cat([step.wanted, step.pack.text_targets])
     nll = runner.nll(step.pack, torch.cat([answer_rows, text_rows]), wanted)

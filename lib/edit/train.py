@@ -1,8 +1,11 @@
-"""The one trainer: change some facts by training only a localization's matrices, to a matched strength.
+"""The one trainer: change some facts by training only a localization's matrices, to a matched
+strength.
 
-Every localization is trained with the same settings until the new answer has a mean probability of at least
-`strength` on the facts to change, or the step limit is reached; that makes edits comparable (section 5.4). The learning rate is constant: a
-schedule that ends at zero (as published) would stop slow localizations before they get there. The layers below the first trained one never change, so each fact's and passage's way through them is computed once. After training,
+Every localization is trained with the same settings until the new answer has a mean probability
+of at least `strength` on the facts to change, or the step limit is reached; that makes edits
+comparable (section 5.4). The learning rate is constant: a schedule that ends at zero (as
+published) would stop slow localizations before they get there. The layers below the first trained
+one never change, so each fact's and passage's way through them is computed once. After training,
 every weight outside the localization is asserted to be bit-identical.
 """
 
@@ -26,8 +29,8 @@ from lib.packing import Prompts, Runner
 class EditData:
     """What an edit is trained on.
 
-    prompts: facts to change, then facts to keep, in the training format; targets: (n_prompts,) answer tokens (new answers
-    for the first n_changed); passages: training text as token ids.
+    prompts: facts to change, then facts to keep, in the training format; targets: (n_prompts,)
+    answer tokens (new answers for the first n_changed); passages: training text as token ids.
     """
 
     prompts: Prompts
@@ -38,7 +41,8 @@ class EditData:
 
 @dataclass(frozen=True)
 class EditResult:
-    """log: one row per step; steps: taken; strength: mean p(new answer) at the end; reached: >= target."""
+    """Log: one row per step; steps: taken; strength: mean p(new answer) at the end; reached: >=
+    target."""
 
     log: pandas.DataFrame
     steps: int
@@ -53,7 +57,9 @@ def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter
     return dict(sorted(found.items()))
 
 
-def train(model, localization: Localization, data: EditData, settings: Edit, seed: int) -> EditResult:
+def train(
+    model, localization: Localization, data: EditData, settings: Edit, seed: int
+) -> EditResult:
     """Edit `model` in place; only the localization's matrices change (asserted)."""
     weights = trainable(model, localization)
     before = fingerprint(model, except_for=set(weights))
@@ -93,7 +99,9 @@ def train(model, localization: Localization, data: EditData, settings: Edit, see
     for parameter in weights.values():
         parameter.requires_grad_(False)
     if fingerprint(model, except_for=set(weights)) != before:
-        raise AssertionError(f"weights outside localization '{localization.name}' changed: this is a bug")
+        raise AssertionError(
+            f"weights outside localization '{localization.name}' changed: this is a bug"
+        )
     table = pandas.DataFrame(log, columns=["step", "edit", "retain", "text", "strength"])
     return EditResult(table, len(log), strength, strength >= settings.strength)
 

@@ -1,7 +1,9 @@
-"""From a fact table to records: keep what the model itself knows, give every kept fact an edit target.
+"""From a fact table to records: keep what the model itself knows, give every kept fact an edit
+target.
 
-A fact is known if the evaluated model's own probability of the true answer (first token, whole vocabulary,
-training prompt) reaches the threshold; another model's knowledge says nothing about this one (section 1.1).
+A fact is known if the evaluated model's own probability of the true answer (first token, whole
+vocabulary, training prompt) reaches the threshold; another model's knowledge says nothing about
+this one (section 1.1).
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from lib.measure import answers
 from lib.packing import Runner
 
 
-def ask_table(runner: Runner, tokenizer, formats: FormatSet, table: pandas.DataFrame) -> pandas.DataFrame:
-    """The table with `answer` and `probability` (of the true label's word) in the training format."""
+def ask_table(
+    runner: Runner, tokenizer, formats: FormatSet, table: pandas.DataFrame
+) -> pandas.DataFrame:
+    """The table with `answer` and `probability` (of the true label's word) in the training
+    format."""
     asked = answers(runner, tokenizer, formats.training, list(table.subject), mass=True)
     rows = zip(table.label, asked.to_dict("records"))
     probability = [row[label] * row["mass"] for label, row in rows]
@@ -27,7 +32,8 @@ def ask_table(runner: Runner, tokenizer, formats: FormatSet, table: pandas.DataF
 def make_records(
     asked: pandas.DataFrame, formats: FormatSet, tokenizer, min_probability: float, seed: int
 ) -> list[FactRecord]:
-    """Records of the known facts; edit targets from the table's `edit` column or drawn from the seed."""
+    """Records of the known facts; edit targets from the table's `edit` column or drawn from the
+    seed."""
     form, labels = formats.training, tuple(formats.labels)
     tokens = answer_tokens(tokenizer, form)
     rng = random.Random(f"edit targets {seed}")

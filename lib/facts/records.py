@@ -1,7 +1,8 @@
 """One fact and the roles facts play: the records every stage shares, with their invariants checked.
 
-Section 1.5 of the method: a fact is edited (`forget`), guarded (`retain`), shown as an example (`fewshot`), and never two
-of these. The forget set has two halves, because relearning teaches one half and watches the other.
+Section 1.5 of the method: a fact is edited (`forget`), guarded (`retain`), shown as an example
+(`fewshot`), and never two of these. The forget set has two halves, because relearning teaches one
+half and watches the other.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 class FactRecord:
     """A fact: `subject` has the true label; an edit wants `edit` instead; `options` are all labels.
 
-    subject_positions: tokens of the subject in the training prompt; true_token, edit_token: first tokens
-    of the two answers there; probability: of the true answer before any edit, over the whole vocabulary.
+    subject_positions: tokens of the subject in the training prompt; true_token, edit_token: first
+    tokens of the two answers there; probability: of the true answer before any edit, over the
+    whole vocabulary.
     """
 
     id: str
@@ -40,21 +42,29 @@ class FactRecord:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.edit == self.true or self.edit_token == self.true_token:
             raise ValueError(
-                f"the edit target of '{self.subject}' equals the truth ('{self.true}'): give it another answer"
+                f"the edit target of '{self.subject}' equals the truth ('{self.true}'): give "
+                "it another answer"
             )
         if Counter(self.options)[self.true] != 1 or Counter(self.options)[self.edit] != 1:
-            raise ValueError(f"options of '{self.subject}' must hold truth and edit target exactly once")
+            raise ValueError(
+                f"options of '{self.subject}' must hold truth and edit target exactly once"
+            )
         if len(set(self.options)) != len(self.options):
-            raise ValueError(f"options of '{self.subject}' are not distinct: {', '.join(self.options)}")
+            raise ValueError(
+                f"options of '{self.subject}' are not distinct: {', '.join(self.options)}"
+            )
         if not self.subject_positions:
-            raise ValueError(f"subject '{self.subject}' was not found in its prompt: {self.prompt!r}")
+            raise ValueError(
+                f"subject '{self.subject}' was not found in its prompt: {self.prompt!r}"
+            )
 
 
 @dataclass(frozen=True)
 class FactSplit:
     """Ids of the facts in each role, a pure function of (facts, sizes, seed).
 
-    majority: share of the most frequent true label in each role (what constant guessing would score).
+    majority: share of the most frequent true label in each role (what constant guessing would
+    score).
     """
 
     forget_train: tuple[str, ...]
@@ -65,7 +75,14 @@ class FactSplit:
     fewshot: tuple[str, ...]
     majority: dict[str, float] = field(default_factory=dict, compare=False)
 
-    ROLES = ("forget_train", "forget_heldout", "retain_train", "retain_val", "retain_test", "fewshot")
+    ROLES = (
+        "forget_train",
+        "forget_heldout",
+        "retain_train",
+        "retain_val",
+        "retain_test",
+        "fewshot",
+    )
 
     def __post_init__(self):
         for role in self.ROLES:
@@ -73,7 +90,9 @@ class FactSplit:
         seen = Counter(i for role in self.ROLES for i in getattr(self, role))
         twice = [i for i, n in seen.items() if n > 1]
         if twice:
-            raise ValueError(f"fact '{twice[0]}' stands in two roles of the split: roles must be disjoint")
+            raise ValueError(
+                f"fact '{twice[0]}' stands in two roles of the split: roles must be disjoint"
+            )
 
     @property
     def forget(self) -> tuple[str, ...]:
@@ -94,12 +113,16 @@ def make_split(
     training and validation, the rest is test. ValueError if the model knows too few facts.
     """
     if forget < 2 or forget % 2:
-        raise ValueError(f"forget is {forget}: set it to an even number of at least 2 (it has two halves)")
+        raise ValueError(
+            f"forget is {forget}: set it to an even number of at least 2 (it has two halves)"
+        )
     needed = forget + fewshot + 3 * len({f.true for f in facts})
     if len(facts) < needed:
         raise ValueError(
-            f"the model knows {len(facts)} facts of this table but {needed} are needed (forget {forget}, few-shot "
-            f"{fewshot}, retained): lower `forget` or `min_probability` in params.yaml, or add facts"
+            f"the model knows {len(facts)} facts of this table but {needed} are needed "
+            f"(forget {forget}, few-shot "
+            f"{fewshot}, retained): lower `forget` or `min_probability` in params.yaml, or "
+            "add facts"
         )
     queue = _interleaved(facts, random.Random(seed))
     forget_ids, rest = queue[:forget], queue[forget:]
@@ -121,7 +144,8 @@ def make_split(
 def _interleaved(facts: list[FactRecord], rng: random.Random) -> list[str]:
     """Ids in pairs of equal label, each label spread evenly from first to last.
 
-    Any slice then has the label shares of the whole, and so have its two halves (every second id).
+    Any slice then has the label shares of the whole, and so have its two halves (every second
+    id).
     """
     by_label: dict[str, list[str]] = {}
     for fact in sorted(facts, key=lambda f: f.id):
@@ -141,7 +165,9 @@ def save_facts(facts: list[FactRecord], split: FactSplit, folder: Path) -> None:
     """Write facts.json and split.json."""
     rows = [asdict(f) for f in facts]
     (folder / "facts.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    (folder / "split.json").write_text(json.dumps(asdict(split), indent=1, ensure_ascii=False) + "\n")
+    (folder / "split.json").write_text(
+        json.dumps(asdict(split), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def load_facts(folder: Path) -> tuple[dict[str, FactRecord], FactSplit]:
@@ -151,6 +177,7 @@ def load_facts(folder: Path) -> tuple[dict[str, FactRecord], FactSplit]:
         split = json.loads((folder / "split.json").read_text())
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"no facts in {folder.name}: run notebook 01, or `dvc repro`, for this task and seed first"
+            f"no facts in {folder.name}: run notebook 01, or `dvc repro`, for this task and "
+            "seed first"
         ) from None
     return {r["id"]: FactRecord(**r) for r in rows}, FactSplit(**split)

@@ -1,8 +1,9 @@
 """Fact tables: csv files with one fact a line, checked before anything long starts.
 
-Two columns are needed, named in params.yaml: the subject and its true label (and, if wanted, a third with the edit target).
-Further columns are ignored, so the paper authors' sports.csv loads from its path through the same function; it has
-line breaks inside quoted fields, which the csv reader handles.
+Two columns are needed, named in params.yaml: the subject and its true label (and, if wanted, a
+third with the edit target). Further columns are ignored, so the paper authors' sports.csv loads
+from its path through the same function; it has line breaks inside quoted fields, which the csv
+reader handles.
 """
 
 from __future__ import annotations
@@ -14,26 +15,40 @@ import pandas
 
 
 def load_table(
-    path: Path, subject: str, label: str, edit: str | None = None, labels: list[str] | None = None
+    path: Path,
+    subject: str,
+    label: str,
+    edit: str | None = None,
+    labels: list[str] | None = None,
+    per_label: int | None = None,
 ) -> pandas.DataFrame:
     """Table with columns subject, label and (if asked for) edit, in file order.
 
-    labels: the labels that formats can express. Raises FileNotFoundError, or ValueError in one
-    sentence for a missing column, a subject listed twice, an empty cell, an unknown label or an edit equal
-    to the truth.
+    labels: the labels that formats can express; per_label: keep only the first so many subjects
+    of each label (the whole file is checked). Raises FileNotFoundError, or ValueError in one
+    sentence for a missing column, a subject listed twice, an empty cell, an unknown label or an
+    edit equal to the truth.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no fact table at {path}: correct `table` of the task in params.yaml")
-    raw = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        raise FileNotFoundError(
+            f"no fact table at {path}: correct `table` of the task in params.yaml"
+        )
+    raw = _read(path)
     wanted = {"subject": subject, "label": label} | ({"edit": edit} if edit else {})
     for column in wanted.values():
         if column not in raw.columns:
-            close = get_close_matches(column, raw.columns, 1, 0.4)
-            hint = f"rename column '{close[0]}' to it" if close else "add it, or name another in params.yaml"
-            raise ValueError(f"{path.name} has no column '{column}' (it has {', '.join(raw.columns)}): {hint}")
+            free = [c for c in raw.columns if c not in wanted.values()]
+            close = get_close_matches(column, free, 1, 0.4)
+            cure = f"rename column '{close[0]}' to it" if close else "add it"
+            raise ValueError(
+                f"{path.name} has no column '{column}' (it has {', '.join(raw.columns)}): {cure}, "
+                "or name another in params.yaml"
+            )
     table = pandas.DataFrame({k: raw[v].str.strip() for k, v in wanted.items()})
     _refuse(table, table.eq("").any(axis=1), path, "has an empty cell in the line of '{}': fill it")
-    _refuse(table, table.subject.duplicated(), path, "lists '{}' twice: delete one of the two lines")
+    _refuse(
+        table, table.subject.duplicated(), path, "lists '{}' twice: delete one of the two lines"
+    )
     if labels is not None:
         known = ", ".join(labels)
         for column in set(table.columns) - {"subject"}:
@@ -47,7 +62,25 @@ def load_table(
             path,
             "gives '{}' an edit target equal to the truth: choose another label",
         )
+    if per_label:
+        table = table.groupby("label", sort=False).head(per_label).reset_index(drop=True)
     return table
+
+
+def _read(path: Path) -> pandas.DataFrame:
+    """The csv as text cells; ValueError for a line with too many cells or a table without facts."""
+    uneven = f"{path.name} has a line with too many cells: quote the names that contain a comma"
+    try:
+        raw = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except pandas.errors.EmptyDataError:
+        raw = pandas.DataFrame()
+    except pandas.errors.ParserError:
+        raise ValueError(uneven) from None
+    if not isinstance(raw.index, pandas.RangeIndex):  # every line has more cells than the header
+        raise ValueError(uneven)
+    if raw.empty:
+        raise ValueError(f"{path.name} holds no facts: give it a header and one fact a line")
+    return raw
 
 
 def _refuse(table: pandas.DataFrame, bad: pandas.Series, path: Path, message: str) -> None:

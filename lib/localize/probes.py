@@ -1,10 +1,11 @@
 """Fact lookup by probes: at which layer can the label be read at the subject's last token?
 
-A linear probe (multinomial logistic regression on standardized features) reads the residual stream at the last token
-of the subject, before block 0, after each attention layer (mid) and after each block (post). Where its held-out
-accuracy rises from what the name alone gives away to its maximum, the fact is being looked up; the MLPs of
-those layers are the `fact-lookup` set. The rise is a numeric rule fixed before any edit is run
-(departs from the paper, which chose by eye; section 4.4).
+A linear probe (multinomial logistic regression on standardized features) reads the residual
+stream at the last token of the subject, before block 0, after each attention layer (mid) and
+after each block (post). Where its held-out accuracy rises from what the name alone gives away to
+its maximum, the fact is being looked up; the MLPs of those layers are the `fact-lookup` set. The
+rise is a numeric rule fixed before any edit is run (departs from the paper, which chose by eye;
+section 4.4).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from lib.packing import Runner
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the residual stream; kind: embedding, mid (after attention) or post (after the MLP)."""
+    """A place in the residual stream; kind: embedding, mid (after attention) or post (after the
+    MLP)."""
 
     kind: str
     layer: int
@@ -35,7 +37,8 @@ def sites(n_layers: int) -> list[Site]:
 
 
 def features(runner: Runner, tokenizer, form: Format, subjects: list[str]) -> Tensor:
-    """Residual stream at each subject's last token in the prompt: (n_sites, n_subjects, d_model)."""
+    """Residual stream at each subject's last token in the prompt: (n_sites, n_subjects,
+    d_model)."""
     last = [subject_positions(tokenizer, form, s)[-1] for s in subjects]
     found = []
     for index, pack in runner.packs(encode(tokenizer, form, subjects)):
@@ -46,7 +49,8 @@ def features(runner: Runner, tokenizer, form: Format, subjects: list[str]) -> Te
 def probe_accuracy(
     x: Tensor, labels: list[str], splits: int, test_share: float, regularization: float, seed: int
 ) -> numpy.ndarray:
-    """Held-out correctness of each subject at each site: (n_sites, n_subjects), mean over its splits.
+    """Held-out correctness of each subject at each site: (n_sites, n_subjects), mean over its
+    splits.
 
     x: (n_sites, n_subjects, d). Splits are stratified and the same at every site; a subject that no
     split holds out is NaN.
@@ -62,7 +66,9 @@ def probe_accuracy(
     for train, test in folds:
         count[test] += 1
         for site, data in enumerate(x.numpy()):
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=regularization, max_iter=300))
+            probe = make_pipeline(
+                StandardScaler(), LogisticRegression(C=regularization, max_iter=300)
+            )
             right[site, test] += probe.fit(data[train], y[train]).predict(data[test]) == y[test]
     with numpy.errstate(invalid="ignore", divide="ignore"):
         return right / count
@@ -70,7 +76,10 @@ def probe_accuracy(
 
 @dataclass(frozen=True)
 class Rise:
-    """Where probe accuracy rises: layers start ... end write the attribute."""
+    """Where probe accuracy rises: layers start ...
+
+    end write the attribute.
+    """
 
     start: int
     end: int
@@ -84,18 +93,23 @@ class Rise:
 
 
 def rise_rule(
-    accuracy: list[float], at_embedding: float, majority: float, start_fraction: float, end_fraction: float
+    accuracy: list[float],
+    at_embedding: float,
+    majority: float,
+    start_fraction: float,
+    end_fraction: float,
 ) -> Rise:
     """Layers in which accuracy rises (section 4.4).
 
-    accuracy: of the probe on post[l], l = 0 ... L-1. With b = max(at_embedding, majority) and
-    M = max accuracy: start = first l with accuracy >= b + start_fraction (M - b), end = first l >= start with
-    accuracy >= b + end_fraction (M - b). ValueError if accuracy never exceeds b.
+    accuracy: of the probe on post[l], l = 0 ... L-1. With b = max(at_embedding, majority) and M =
+    max accuracy: start = first l with accuracy >= b + start_fraction (M - b), end = first l >=
+    start with accuracy >= b + end_fraction (M - b). ValueError if accuracy never exceeds b.
     """
     base, top = max(at_embedding, majority), max(accuracy)
     if top <= base:
         raise ValueError(
-            f"probe accuracy never rises above what the name alone gives away ({base:.2f}): this model shows no "
+            f"probe accuracy never rises above what the name alone gives away ({base:.2f}): "
+            "this model shows no "
             "lookup of this fact; use more known facts or a larger model"
         )
 

@@ -1,9 +1,10 @@
 """Which components each localization trains: one function, one budget rule, exact counts.
 
-Budget B = number of weights of the fact-lookup MLPs. Every budget-matched method puts components in an order
-and takes them until the total reaches B: never under, by at most one layer over (section 3). The controls the paper lacks:
-`depth-matched-mlps` (as early as fact-lookup, other layers) separates "lookup" from "early enough"; `mlp-window`
-slides a window of the same budget through the model.
+Budget B = number of weights of the fact-lookup MLPs. Every budget-matched method puts components
+in an order and takes them until the total reaches B: never under, by at most one layer over
+(section 3). The controls the paper lacks: `depth-matched-mlps` (as early as fact-lookup, other
+layers) separates "lookup" from "early enough"; `mlp-window` slides a window of the same budget
+through the model.
 """
 
 from __future__ import annotations
@@ -27,17 +28,24 @@ def fill(order: list[Component], sizes: dict[Component, int], budget: int) -> tu
         chosen.append(component)
         total += sizes[component]
     if total < budget:
-        raise ValueError(f"{len(order)} components hold {total:,} weights, fewer than the budget of {budget:,}")
+        raise ValueError(
+            f"{len(order)} components hold {total:,} weights, fewer than the budget of {budget:,}"
+        )
     return tuple(sorted(chosen))
 
 
 def select(
-    name: str, settings: LocalizationSettings, sizes: dict[Component, int], lookup: list[int], seed: int
+    name: str,
+    settings: LocalizationSettings,
+    sizes: dict[Component, int],
+    lookup: list[int],
+    seed: int,
 ) -> Localization:
     """The components that localization `name` trains.
 
-    sizes: weights of every component of the model; lookup: fact-lookup layers, which set the budget.
-    Random draws depend on (method, seed, draw) only. ValueError names a window that does not fit.
+    sizes: weights of every component of the model; lookup: fact-lookup layers, which set the
+    budget. Random draws depend on (method, seed, draw) only. ValueError names a window that does
+    not fit.
     """
     lookup_set = tuple(Component("mlp", layer) for layer in lookup)
     budget = sum(sizes[c] for c in lookup_set)
@@ -68,7 +76,9 @@ def _fact_lookup(name, settings, sizes, lookup, budget, seed):
 def _random_mlps(name, settings, sizes, lookup, budget, seed):
     order = _mlps(sizes)
     random.Random(f"random-mlps {seed} {settings.draw}").shuffle(order)
-    return fill(order, sizes, budget), f"MLP layers drawn at random (seed {seed}, draw {settings.draw})"
+    return fill(
+        order, sizes, budget
+    ), f"MLP layers drawn at random (seed {seed}, draw {settings.draw})"
 
 
 def _depth_matched(name, settings, sizes, lookup, budget, seed):
@@ -79,13 +89,17 @@ def _depth_matched(name, settings, sizes, lookup, budget, seed):
         drawn = tuple(sorted(rng.sample(layers, len(lookup))))
         if abs(mean_depth(drawn, len(layers)) - target) > DEPTH_TOLERANCE:
             continue
+        if sum(sizes[c] for c in drawn) < budget:
+            continue
         overlap = jaccard(drawn, lookup)
         if overlap <= MAX_OVERLAP:
             return drawn, f"random MLP layers as deep as fact-lookup, overlap {overlap:.2f}"
         if closest is None or overlap < closest[0]:
             closest = (overlap, drawn)
     if closest is None:
-        raise ValueError(f"no set of {len(lookup)} MLP layers is as deep as fact-lookup: delete '{name}'")
+        raise ValueError(
+            f"no set of {len(lookup)} MLP layers is as deep as fact-lookup: delete '{name}'"
+        )
     return closest[1], f"as deep as fact-lookup, but no set overlaps less than {closest[0]:.2f}"
 
 
@@ -96,7 +110,8 @@ def _window(name, settings, sizes, lookup, budget, seed):
     except ValueError:
         last = len(layers) - len(lookup)
         raise ValueError(
-            f"'{name}' does not fit: a window of {len(lookup)} MLP layers can start at layer {last} at the latest; "
+            f"'{name}' does not fit: a window of {len(lookup)} MLP layers can start at layer "
+            f"{last} at the latest; "
             "correct its `start` in params.yaml or delete it"
         ) from None
     return chosen, f"contiguous MLP layers from layer {settings.start}"
@@ -107,7 +122,9 @@ def _literal(name, settings, sizes, lookup, budget, seed):
     chosen += [Component("attention", i) for i in settings.attention]
     unknown = [c for c in chosen if c not in sizes]
     if unknown:
-        raise ValueError(f"'{name}' names layer {unknown[0].layer}, which this model does not have: correct it")
+        raise ValueError(
+            f"'{name}' names layer {unknown[0].layer}, which this model does not have: correct it"
+        )
     return tuple(sorted(set(chosen))), "layers listed in params.yaml"
 
 

@@ -1,0 +1,185 @@
+"""Tiny models of every family and a small table of facts, shared by all tests."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from lib import config, paths, tiny  # sets the number of threads before torch starts
+from lib.components import Component, Localization, sizes
+from lib.facts.build import ask_table, make_records
+from lib.facts.formats import Format, FormatSet, load_formats
+from lib.facts.records import make_split
+from lib.facts.tables import load_table
+from lib.packing import Runner
+
+PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as one token
+
+
+@pytest.fixture
+def refuses():
+    """`with refuses(ValueError, "name", "cure"):` asserts one sentence with all these words."""
+
+    @contextmanager
+    def check(error, *words):
+        with pytest.raises(error) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        for word in words:
+            assert word in message
+
+    return check
+
+
+@pytest.fixture
+def raw():
+    """params.yaml as a plain mapping, free to be spoilt."""
+    import yaml
+
+    return yaml.safe_load(paths.PARAMS.read_text())
+
+
+@pytest.fixture(scope="session")
+def settings():
+    return config.load()
+
+
+@pytest.fixture(scope="session")
+def formats():
+    return load_formats(paths.DATA / "raw" / "sports_formats.yaml")
+
+
+@pytest.fixture(scope="session")
+def table():
+    """A few famous athletes of every sport."""
+    path = paths.DATA / "raw" / "sports.csv"
+    return load_table(path, "athlete", "sport", per_label=PER_LABEL)
+
+
+@pytest.fixture(scope="session")
+def invented():
+    whole = load_table(paths.DATA / "raw" / "invented_athletes.csv", "athlete", "sport")
+    return whole.head(6)
+
+
+@pytest.fixture(scope="session")
+def texts(formats, table):
+    return [
+        f"{form.prompt(row.subject)} {form.answers[row.label]}"
+        for form in formats.formats
+        for row in table.itertuples()
+    ]
+
+
+@pytest.fixture(scope="session")
+def fresh(texts):
+    """Makes a tiny model that a test may change: fresh(family) -> LoadedModel-like namespace."""
+
+    def make(family: str):
+        model, tokenizer = tiny.random_model(family, texts)
+        # At their initial scale the layers do so little that a wrong mask would go unnoticed.
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+        return SimpleNamespace(name=family, model=model, tokenizer=tokenizer, checksum="a" * 64)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=tiny.FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def loaded(family, fresh):
+    """A tiny model of every family in turn; tests must leave it as it is."""
+    return fresh(family)
+
+
+@pytest.fixture(scope="session")
+def llama(fresh):
+    """One tiny model where the family does not matter; tests must leave it as it is."""
+    return fresh("llama")
+
+
+@pytest.fixture(scope="session")
+def passages(llama, texts):
+    """Plain text of different lengths as token ids."""
+    ids = llama.tokenizer("\n".join(texts[:5]), add_special_tokens=False).input_ids
+    bos = llama.tokenizer.bos_token_id
+    return [(bos, *ids[i * 20 : i * 20 + n]) for i, n in enumerate((9, 14, 5, 11))]
+
+
+@pytest.fixture(scope="session")
+def records(llama, formats, table):
+    """Every fact of the small table as a record, whether or not the tiny model knows it."""
+    asked = ask_table(Runner(llama.model), llama.tokenizer, formats, table)
+    return make_records(asked, formats, llama.tokenizer, 0.0, seed=0)
+
+
+@pytest.fixture(scope="session")
+def split(records):
+    return make_split(records, forget=12, fewshot=3, shares=(0.4, 0.2), seed=0)
+
+
+@pytest.fixture(scope="session")
+def middle(llama):
+    """A localization: the MLPs of the middle two layers."""
+    chosen = (Component("mlp", 2), Component("mlp", 3))
+    weights = sum(sizes(llama.model)[c] for c in chosen)
+    return Localization("middle", chosen, weights, weights)
+
+
+@pytest.fixture(scope="session")
+def short_formats():
+    """Formats short enough to be taught in seconds; the last one is never taught."""
+    sports = {label: label for label in ("baseball", "basketball", "football")}
+    leagues = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}
+    forms = (
+        Format("short", "training", "{subject} plays", sports),
+        Format("short-league", "vocabulary", "{subject} joined the", leagues),
+        Format("untaught", "rewording", "who is {subject} ? plays", sports),
+    )
+    return FormatSet("plays-sport", forms)
+
+
+@pytest.fixture(scope="session")
+def known_table(table):
+    return table.groupby("label").head(10).reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def taught(short_formats, known_table):
+    """A tiny model that knows its facts in two formats; tests must leave it as it is."""
+    lessons = [
+        f"{form.prompt(row.subject)} {form.answers[row.label]}"
+        for form in short_formats.formats[:2]
+        for row in known_table.itertuples()
+    ]
+    model, tokenizer = tiny.taught("llama", lessons, steps=150, batch=32, lr=5e-3)
+    return SimpleNamespace(name="taught", model=model, tokenizer=tokenizer, checksum="c" * 64)
+
+
+@pytest.fixture
+def pupil(taught):
+    """A copy of the taught model that a test may change."""
+    return copy.deepcopy(taught)
+
+
+@pytest.fixture(scope="session")
+def known(taught, short_formats, known_table):
+    """{id: record} of the facts the taught model knows."""
+    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
+    found = make_records(asked, short_formats, taught.tokenizer, 0.5, seed=0)
+    assert len(found) >= 27
+    return {f.id: f for f in found}
+
+
+@pytest.fixture(scope="session")
+def known_split(known):
+    return make_split(list(known.values()), forget=12, fewshot=0, shares=(0.4, 0.1), seed=0)

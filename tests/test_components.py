@@ -1,0 +1,83 @@
+"""Components: which weights they own, counted by hand, and how sets of them are stored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib.components import Component, Localization, blocks, matrices, sizes
+
+# Hidden size 48, MLP size 96, 4 heads of 12, 2 of them for keys and values where they are shared.
+GATED = 3 * 48 * 96
+PLAIN = 2 * 48 * 96
+GROUPED = 2 * 48 * 48 + 2 * 48 * 24
+FULL = 4 * 48 * 48
+COUNTED = {
+    "gemma3": (GATED, GROUPED),
+    "gemma2": (GATED, GROUPED),
+    "llama": (GATED, GROUPED),
+    "qwen3": (GATED, GROUPED),
+    "gpt2": (PLAIN, FULL),
+    "neox": (PLAIN, FULL),
+}
+
+
+def test_sizes_equal_hand_counted_numbers(loaded):
+    mlp, attention = COUNTED[loaded.name]
+    expected = {Component("mlp", i): mlp for i in range(6)}
+    expected |= {Component("attention", i): attention for i in range(6)}
+    assert sizes(loaded.model) == expected
+
+
+def test_matrices_leave_out_biases_norms_and_embeddings(loaded):
+    found = [p for ps in matrices(loaded.model).values() for p in ps.values()]
+    ours = {id(p) for p in found}
+    inside = {id(p) for p in blocks(loaded.model).parameters() if p.ndim > 1}
+    assert ours == inside and len(found) == len(ours)
+    assert id(loaded.model.get_input_embeddings().weight) not in ours
+    assert id(loaded.model.get_output_embeddings().weight) not in ours
+
+
+def test_matrices_carry_the_names_of_the_model(loaded):
+    named = dict(loaded.model.named_parameters())
+    for found in matrices(loaded.model).values():
+        assert all(named[name] is parameter for name, parameter in found.items())
+
+
+def test_mlp_matrices_are_those_of_the_mlp_module(loaded):
+    table = matrices(loaded.model)
+    for layer, block in enumerate(blocks(loaded.model)):
+        inside = {id(p) for p in block.mlp.parameters() if p.ndim == 2}
+        assert {id(p) for p in table[Component("mlp", layer)].values()} == inside
+
+
+def test_a_stored_set_reads_back_equal(tmp_path):
+    chosen = (Component("attention", 4), Component("mlp", 2))
+    saved = Localization("mine", chosen, 120, 100, "by hand")
+    saved.save(tmp_path / "mine.json")
+    assert Localization.load(tmp_path / "mine.json") == saved
+    assert saved.overshoot == pytest.approx(0.2)
+    assert saved.first_layer == 2
+    assert (saved.layers("mlp"), saved.layers("attention")) == ([2], [4])
+
+
+def test_a_set_without_budget_has_no_overshoot():
+    assert Localization("all-mlps", (Component("mlp", 0),), 10, 0).overshoot == 0
+
+
+def test_a_set_nobody_chose_names_the_notebook(tmp_path, refuses):
+    with refuses(FileNotFoundError, "'mine'", "notebook 13", "dvc repro"):
+        Localization.load(tmp_path / "mine.json")
+
+
+def test_an_unknown_kind_names_the_known(refuses):
+    with refuses(ValueError, "'head'", "mlp, attention"):
+        Component("head", 0)
+
+
+def test_a_model_without_blocks_is_refused(refuses):
+    class Flat(torch.nn.Module):
+        base_model = torch.nn.Linear(2, 2)
+
+    with refuses(ValueError, "Flat", "not supported"):
+        blocks(Flat())

@@ -1,0 +1,259 @@
+"""params.yaml: every slip is one sentence that names the parameter and the cure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lib import config, paths
+
+TASK = "sports-athletes"
+PROFILES = sorted((paths.ROOT / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture
+def apply(tmp_path):
+    """Applies a profile's text to a copy of params.yaml and returns the copy's path."""
+
+    def run(profile: str):
+        params = tmp_path / "params.yaml"
+        if not params.exists():
+            params.write_text(paths.PARAMS.read_text())
+        (tmp_path / "profile.yaml").write_text(profile)
+        config.apply_profile(tmp_path / "profile.yaml", params)
+        return params
+
+    return run
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+def test_the_committed_params_are_sound():
+    settings = config.load()
+    assert settings.task(TASK).forget >= 2
+    assert settings.localization("fact-lookup").method == "fact-lookup"
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "right"),
+    [
+        ((), "sedes", "seeds"),
+        (("edit",), "lrr", "lr"),
+        (("attack_relearn",), "stepps", "steps"),
+        (("tasks", TASK), "forgett", "forget"),
+        (("localizations", "fact-lookup"), "methods", "method"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_misspelt_parameter_names_itself_and_the_closest(raw, refuses, place, wrong, right):
+    block = raw
+    for step in place:
+        block = block[step]
+    block[wrong] = block[right]
+    where = ".".join((*place, wrong))
+    with refuses(ValueError, f"'{where}'", f"did you mean '{right}'?", "correct or delete it"):
+        config.parse(raw)
+
+
+def test_a_parameter_like_no_other_names_the_known(raw, refuses):
+    raw["statistics"]["zzz"] = 1
+    with refuses(ValueError, "'statistics.zzz'", "known: resamples, level"):
+        config.parse(raw)
+
+
+def test_an_unknown_method_names_the_closest_and_all(raw, refuses):
+    raw["localizations"]["mine"] = {"method": "fact-lokup"}
+    with refuses(
+        ValueError, "'fact-lokup'", "did you mean 'fact-lookup'?", "localizations.mine", "all-mlps"
+    ):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "place", [("edit", "lr"), ("tasks", TASK, "table"), ("model", "name"), ("seeds",)]
+)
+def test_a_missing_parameter_is_named(raw, refuses, place):
+    block = raw
+    for step in place[:-1]:
+        block = block[step]
+    del block[place[-1]]
+    with refuses(ValueError, f"lacks the parameter '{'.'.join(place)}'", "add it"):
+        config.parse(raw)
+
+
+def test_a_localization_without_method_is_named(raw, refuses):
+    raw["localizations"]["mine"] = {"draw": 1}
+    with refuses(ValueError, "lacks the parameter 'localizations.mine.method'", "add it"):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (("edit", "lr"), -1, "greater than 0"),
+        (("edit", "lr"), "fast", "valid number"),
+        (("edit", "strength"), 1.5, "less than 1"),
+        (("tasks", TASK, "forget"), "many", "valid integer"),
+        (("model", "dtype"), "float8", "'float32'"),
+        (("localizations", "mlp-window-0", "start"), -1, "greater than or equal to 0"),
+        (("statistics",), 3, "dictionary"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_named_with_what_is_allowed(raw, refuses, place, value, says):
+    block = raw
+    for step in place[:-1]:
+        block = block[step]
+    block[place[-1]] = value
+    with refuses(ValueError, f"bad value {value!r}", f"'{'.'.join(place)}'", says):
+        config.parse(raw)
+
+
+def test_a_window_needs_its_start(raw, refuses):
+    raw["localizations"]["mine"] = {"method": "mlp-window"}
+    with refuses(ValueError, "'mine'", "needs `start`", "add it"):
+        config.parse(raw)
+
+
+def test_a_literal_set_needs_layers(raw, refuses):
+    raw["localizations"]["mine"] = {"method": "literal"}
+    with refuses(ValueError, "'mine' is empty", "list layers under `mlps` or `attention`"):
+        config.parse(raw)
+
+
+def test_the_budget_needs_fact_lookup(raw, refuses):
+    del raw["localizations"]["fact-lookup"]
+    with refuses(ValueError, "'fact-lookup' is missing", "add it"):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize("reads", [[], [1, 16], [0, 4], [0, 8, 4, 16], [0, 4, 4, 16], [0, 16, 20]])
+def test_read_outs_rise_from_zero_to_the_last_step(raw, refuses, reads):
+    raw["attack_relearn"] |= {"steps": 16, "read_at": reads}
+    with refuses(ValueError, "attack_relearn.read_at", "rise from 0", "correct the list"):
+        config.parse(raw)
+
+
+def test_shares_that_leave_no_test_facts_are_refused(raw, refuses):
+    raw["tasks"][TASK] |= {"retain_train": 0.8, "retain_val": 0.2}
+    with refuses(ValueError, "retain_train", "retain_val", TASK):
+        config.parse(raw)
+
+
+def test_an_empty_list_of_seeds_is_refused(raw, refuses):
+    raw["seeds"] = []
+    with refuses(ValueError, "'seeds'"):
+        config.parse(raw)
+
+
+def test_empty_params_are_refused_in_a_sentence(tmp_path, refuses):
+    (tmp_path / "params.yaml").write_text("# nothing yet\n")
+    with refuses(ValueError, "params.yaml"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_an_unknown_task_names_the_closest(settings, refuses):
+    with refuses(ValueError, "unknown task 'sport-athletes'", f"did you mean '{TASK}'?", "`tasks`"):
+        settings.task("sport-athletes")
+
+
+def test_an_unknown_localization_names_the_closest(settings, refuses):
+    words = "unknown localization 'fact-lokup'", "did you mean 'fact-lookup'?", "`localizations`"
+    with refuses(ValueError, *words):
+        settings.localization("fact-lokup")
+
+
+def test_settings_cannot_be_changed(settings):
+    with pytest.raises(ValueError, match="frozen"):
+        settings.edit.lr = 1.0
+
+
+# --- merging ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "patch", "expected"),
+    [  # the examples of RFC 7386, appendix A, that concern mappings
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+        ({"a": 1}, {"gone": None}, {"a": 1}),
+    ],
+)
+def test_merging_follows_the_rfc(base, patch, expected):
+    assert config.merge(base, patch) == expected
+
+
+def test_a_profile_changes_what_it_names_and_nothing_else(apply):
+    before = paths.PARAMS.read_text().splitlines()
+    after = apply("edit:\n  lr: 0.01\n").read_text().splitlines()
+    changed = [(old, new) for old, new in zip(before, after) if old != new]
+    assert len(before) == len(after)
+    assert [new.split("#")[0].split() for _, new in changed] == [["lr:", "0.01"]]
+
+
+def test_a_profile_keeps_the_comments(apply):
+    before = paths.PARAMS.read_text()
+    after = apply("seeds: [0, 1]\nmodel: {name: tiny-llama}\n").read_text()
+    comments = [line.split("#", 1)[1].strip() for line in before.splitlines() if "#" in line]
+    assert len(comments) > 30
+    assert all(comment in after for comment in comments)
+
+
+def test_a_profile_can_delete_and_add(apply):
+    text = "localizations:\n  all-mlps: null\n  mine:\n    method: literal\n    mlps: [1, 2]\n"
+    settings = config.load(apply(text))
+    assert "all-mlps" not in settings.localizations
+    assert settings.localization("mine").mlps == [1, 2]
+
+
+@pytest.mark.parametrize("bad", ["edit:\n  lrr: 1\n", "localizations:\n  fact-lookup: null\n"])
+def test_a_bad_result_is_not_written(apply, tmp_path, bad):
+    params = apply("edit:\n  lr: 0.01\n")
+    before = params.read_bytes()
+    with pytest.raises(ValueError, match="lrr|fact-lookup"):
+        apply(bad)
+    assert params.read_bytes() == before
+
+
+def test_an_empty_profile_changes_nothing(apply):
+    before = config.load()
+    assert config.load(apply("# nothing yet\n")) == before
+
+
+def test_a_missing_profile_names_those_there_are(tmp_path, refuses):
+    assert PROFILES
+    with refuses(FileNotFoundError, "none.yaml", *(p.stem for p in PROFILES)):
+        config.apply_profile(tmp_path / "none.yaml", tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
+def test_every_shipped_profile_applies(apply, profile):
+    wanted = yaml.safe_load(profile.read_text())
+    settings = config.load(apply(profile.read_text()))
+    for name, patch in wanted.get("localizations", {}).items():
+        assert (name in settings.localizations) == (patch is not None)
+
+
+def test_a_missing_profile_is_one_line_on_the_command_line():
+    command = [sys.executable, "-m", "lib.config", "apply", "profiles/none.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no profile at") and done.stderr.count("\n") == 1
+
+
+def test_the_command_line_says_how_it_is_used():
+    command = [sys.executable, "-m", "lib.config"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
+    assert done.returncode == 1 and "apply profiles/NAME.yaml" in done.stderr

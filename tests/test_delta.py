@@ -1,0 +1,60 @@
+"""A stored edit: applied and undone byte by byte, and never put on other weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib.edit import delta
+from lib.edit.train import fingerprint, trainable
+
+
+@pytest.fixture
+def stored(fresh, middle, tmp_path):
+    """(base model, edited weights' fingerprint, folder of the stored edit)."""
+    edited = fresh("llama")
+    for parameter in trainable(edited.model, middle).values():
+        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    delta.save(edited.model, middle, {"base_checksum": edited.checksum, "steps": 7}, tmp_path)
+    return fresh("llama"), fingerprint(edited.model), tmp_path
+
+
+def test_apply_gives_the_edited_bytes(stored):
+    base, edited, folder = stored
+    assert fingerprint(base.model) != edited
+    delta.apply(base, folder)
+    assert fingerprint(base.model) == edited
+
+
+def test_restore_gives_back_the_same_bytes(stored):
+    base, _, folder = stored
+    before = fingerprint(base.model)
+    old = delta.apply(base, folder)
+    delta.restore(base.model, old)
+    assert fingerprint(base.model) == before
+
+
+def test_a_delta_holds_the_chosen_matrices_only(stored, middle):
+    from safetensors.torch import load_file
+
+    base, _, folder = stored
+    assert set(load_file(folder / delta.DELTA)) == set(trainable(base.model, middle))
+
+
+def test_the_card_reads_back(stored):
+    assert delta.card(stored[2]) == {"base_checksum": "a" * 64, "steps": 7}
+
+
+def test_other_weights_are_refused_untouched(stored, refuses):
+    base, _, folder = stored
+    base.checksum = "b" * 64
+    before = fingerprint(base.model)
+    with refuses(ValueError, "aaaaaaaaaaaa", "bbbbbbbbbbbb", "load the model named on its card"):
+        delta.apply(base, folder)
+    assert fingerprint(base.model) == before
+
+
+def test_a_missing_edit_names_the_notebook(llama, tmp_path, refuses):
+    folder = tmp_path / "edit" / "sports-athletes" / "fact-lookup" / "0"
+    with refuses(FileNotFoundError, "sports-athletes/fact-lookup/0", "notebook 20", "dvc repro"):
+        delta.apply(llama, folder)

@@ -1,0 +1,220 @@
+"""The objective and the trainer: right numbers, only the chosen weights, always the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib.components import Component, Localization, sizes
+from lib.config import Edit
+from lib.edit import delta
+from lib.edit.losses import Sampler, losses, make_step
+from lib.edit.train import EditData, fingerprint, mean_strength, train, trainable
+from lib.facts.formats import encode
+from lib.packing import Runner
+
+CLOSE = dict(atol=1e-4, rtol=1e-4)
+
+
+def edit_settings(**changes) -> Edit:
+    defaults = dict(
+        lr=0.003,
+        weight_edit=3.0,
+        weight_retain=1.0,
+        weight_text=1.0,
+        batch_facts=4,
+        batch_passages=1,
+        max_steps=4,
+        check_every=2,
+        strength=0.9,
+    )
+    return Edit(**defaults | changes)
+
+
+@pytest.fixture(scope="module")
+def data(llama, formats, records, split, passages):
+    """The tiny split as training data; all families share its tokens."""
+    facts = {f.id: f for f in records}
+    changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
+    subjects = [f.subject for f in changed + kept]
+    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+    prompts = encode(llama.tokenizer, formats.training, subjects)
+    return EditData(prompts, torch.tensor(targets), len(changed), passages)
+
+
+def values(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def changed_names(before, after) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def plain_nll(model, ids, target) -> torch.Tensor:
+    return -model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[target]
+
+
+def test_each_loss_term_equals_a_plain_computation(loaded, data):
+    changed, kept = [3, 0, 5], [data.n_changed + 2, data.n_changed]
+    step = make_step(data.prompts, changed, kept, data.targets, data.passages[:2])
+    found = losses(Runner(loaded.model), step)
+
+    def by_hand(index):
+        full = [[*data.prompts.prefix, *data.prompts.suffixes[i]] for i in index]
+        each = [plain_nll(loaded.model, s, data.targets[i]) for s, i in zip(full, index)]
+        return torch.stack(each).mean()
+
+    logits = [loaded.model(torch.tensor([p])).logits[0, :-1] for p in data.passages[:2]]
+    following = torch.tensor([t for p in data.passages[:2] for t in p[1:]])
+    torch.testing.assert_close(found["edit"], by_hand(changed), **CLOSE)
+    torch.testing.assert_close(found["retain"], by_hand(kept), **CLOSE)
+    torch.testing.assert_close(
+        found["text"], F.cross_entropy(torch.cat(logits), following), **CLOSE
+    )
+
+
+def test_a_term_without_items_is_zero(llama, data):
+    step = make_step(data.prompts, [0], [], data.targets, [])
+    found = losses(Runner(llama.model), step)
+    assert found["retain"] == found["text"] == 0 < found["edit"]
+
+
+def test_strength_equals_the_plain_mean_probability(loaded, data):
+    full = [[*data.prompts.prefix, *s] for s in data.prompts.suffixes[: data.n_changed]]
+    each = [(-plain_nll(loaded.model, s, t)).exp() for s, t in zip(full, data.targets)]
+    found = mean_strength(Runner(loaded.model, 2), data)
+    assert found == pytest.approx(torch.stack(each).mean().item(), rel=1e-3)
+
+
+def test_a_sampler_gives_every_item_once_per_round():
+    draw = Sampler(list("abcdef"), seed=0)
+    first, second = draw(3) + draw(3), draw(2) + draw(4)
+    assert sorted(first) == sorted(second) == list("abcdef")
+    assert first != second
+    assert Sampler(list("ab"), seed=0)(5) in (["a", "b"], ["b", "a"])
+
+
+def test_a_sampler_depends_on_its_seed_alone():
+    first, again, other = (Sampler(range(30), seed)(30) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_zero_steps_change_nothing(fresh, middle, data):
+    model = fresh("llama").model
+    before = values(model)
+    result = train(model, middle, data, edit_settings(max_steps=0), seed=0)
+    assert not changed_names(before, values(model))
+    assert (result.steps, len(result.log), result.reached) == (0, 0, False)
+    assert result.strength == pytest.approx(mean_strength(Runner(model), data))
+
+
+def test_a_strength_that_is_there_already_takes_no_step(fresh, middle, data):
+    model = fresh("llama").model
+    before = values(model)
+    result = train(model, middle, data, edit_settings(strength=1e-9), seed=0)
+    assert result.reached and result.steps == 0
+    assert not changed_names(before, values(model))
+
+
+def test_only_the_chosen_matrices_change(family, fresh, data):
+    model = fresh(family).model
+    chosen = (Component("mlp", 2), Component("attention", 4))
+    weights = sum(sizes(model)[c] for c in chosen)
+    localization = Localization("two", chosen, weights, weights)
+    before = values(model)
+    train(model, localization, data, edit_settings(max_steps=2), seed=0)
+    assert changed_names(before, values(model)) == set(trainable(model, localization))
+
+
+def test_trainable_holds_as_many_weights_as_the_set_says(llama, middle):
+    assert sum(p.numel() for p in trainable(llama.model, middle).values()) == middle.weights
+
+
+def test_training_leaves_every_weight_frozen(fresh, middle, data):
+    model = fresh("llama").model
+    train(model, middle, data, edit_settings(max_steps=1), seed=0)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_change_outside_the_localization_is_detected(fresh, middle, data):
+    model = fresh("llama").model
+    other = model.base_model.norm.weight
+
+    def slip(module, args, output):
+        if not torch.is_grad_enabled():  # autograd itself would object in a training pass
+            other.add_(1e-6)
+
+    model.base_model.norm.register_forward_hook(slip)
+    with pytest.raises(AssertionError, match="outside localization 'middle'"):
+        train(model, middle, data, edit_settings(max_steps=1), seed=0)
+
+
+def test_the_fingerprint_sees_the_last_bit(fresh):
+    model = fresh("llama").model
+    before = fingerprint(model)
+    weight = model.base_model.layers[3].mlp.up_proj.weight
+    name = "model.layers.3.mlp.up_proj.weight"
+    weight[5, 7] = torch.nextafter(weight[5, 7], torch.tensor(9.0))
+    after = fingerprint(model)
+    assert {n for n in before if before[n] != after[n]} == {name}
+    assert fingerprint(model, {name}).keys() == before.keys() - {name}
+
+
+def delta_bytes(fresh, localization, data, folder, seed: int) -> bytes:
+    model = fresh("llama").model
+    train(model, localization, data, edit_settings(), seed)
+    folder.mkdir()
+    delta.save(model, localization, {"base_checksum": "a"}, folder)
+    return (folder / delta.DELTA).read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes(fresh, middle, data, tmp_path):
+    first, again, other = (
+        delta_bytes(fresh, middle, data, tmp_path / name, seed)
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_strength_rises_until_it_is_reached(pupil, short_formats, known, known_split):
+    changed, kept = (
+        [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
+    )
+    prompts = encode(pupil.tokenizer, short_formats.training, [f.subject for f in changed + kept])
+    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+    facts = EditData(prompts, torch.tensor(targets), len(changed), [])
+    early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
+    start = mean_strength(Runner(pupil.model), facts)
+    wanted = edit_settings(max_steps=100, check_every=5, batch_facts=12)
+    result = train(pupil.model, early, facts, wanted, seed=0)
+    assert start < 0.1 and result.strength >= 0.9 and result.reached
+    assert result.steps < 100 and result.steps % 5 == 0
+    assert result.strength == pytest.approx(mean_strength(Runner(pupil.model), facts), rel=1e-4)
+
+
+def test_an_unreached_strength_is_reported(fresh, middle, data):
+    result = train(fresh("llama").model, middle, data, edit_settings(max_steps=3), seed=0)
+    assert not result.reached and result.steps == 3
+    assert result.strength < 0.9
+    assert list(result.log.step) == [1, 2, 3]
+    assert list(result.log.strength.notna()) == [False, True, True]
+    assert result.log.strength.iloc[-1] == result.strength
+
+
+def test_a_term_with_weight_zero_trains_nothing(fresh, middle, data):
+    """The update is a pure function of the weighted sum: without weights no matrix moves."""
+    model = fresh("llama").model
+    before = values(model)
+    none = edit_settings(weight_edit=0.0, weight_retain=0.0, weight_text=0.0)
+    train(model, middle, data, none, seed=0)
+    assert not changed_names(before, values(model))
+
+
+@pytest.mark.parametrize("term", ["edit", "retain", "text"])
+def test_training_one_term_lowers_it(fresh, middle, data, term):
+    weights = {f"weight_{t}": float(t == term) for t in ("edit", "retain", "text")}
+    wanted = edit_settings(max_steps=12, batch_facts=30, batch_passages=4, **weights)
+    log = train(fresh("llama").model, middle, data, wanted, seed=0).log
+    assert log[term].iloc[-1] < log[term].iloc[0] - 0.2

@@ -1,0 +1,171 @@
+"""The relearning attack: adapters only, true answers only, the same table every time."""
+
+from __future__ import annotations
+
+import copy
+
+import pandas
+import pytest
+import torch
+
+from lib.attacks import relearn as attack
+from lib.components import matrices
+from lib.config import Relearn
+from lib.facts.formats import answer_tokens, encode
+from lib.measure import score_facts
+from lib.packing import Runner
+
+SETTINGS = Relearn(
+    rank=4,
+    alpha=8,
+    dropout=0.05,
+    lr=0.002,
+    steps=5,
+    read_at=[0, 2, 5],
+    batch_facts=4,
+    batch_passages=1,
+    gate_retain=0.9,
+    gate_train=0.9,
+)
+SPLITS = {"forget_train", "forget_heldout", "retain_test", "never_known"}
+
+
+@pytest.fixture
+def run(short_formats, known, known_split, invented):
+    def attacked(loaded, seed=0, settings=SETTINGS):
+        form = short_formats.training
+        passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
+        return attack.relearn(loaded, form, known, known_split, invented, passages, settings, seed)
+
+    return attacked
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Everything the attack puts into its training steps, which themselves run as always."""
+    found = []
+    real = attack.make_step
+
+    def watching(prompts, changed, kept, targets, passages):
+        found.append((prompts, changed, kept, targets))
+        return real(prompts, changed, kept, targets, passages)
+
+    monkeypatch.setattr(attack, "make_step", watching)
+    return found
+
+
+def test_only_low_rank_weights_are_trained(run, pupil):
+    before = {n: p.clone() for n, p in pupil.model.named_parameters()}
+    run(pupil)
+    after = {n.replace(".base_layer", ""): p for n, p in pupil.model.named_parameters()}
+    assert all(torch.equal(p, after.pop(n)) for n, p in before.items())
+    assert after and all("lora_" in name for name in after)
+    assert all(p.abs().max() > 0 for n, p in after.items() if "lora_B" in n)
+
+
+def test_adapters_sit_on_every_matrix_of_the_blocks_and_nowhere_else(family, fresh):
+    model = fresh(family).model
+    expected = {n.removesuffix(".weight") for ps in matrices(model).values() for n in ps}
+    attack.add_adapters(model, SETTINGS, seed=0)
+    adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
+    assert adapted == expected
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trained == {id(p) for n, p in model.named_parameters() if "lora_" in n}
+
+
+def test_new_adapters_change_no_answer(family, fresh, formats, table):
+    loaded = fresh(family)
+    prompts = encode(loaded.tokenizer, formats.training, list(table.subject[:5]))
+    before = Runner(loaded.model).answer_logits(prompts)
+    attack.add_adapters(loaded.model, SETTINGS, seed=0)
+    torch.testing.assert_close(Runner(loaded.model).answer_logits(prompts), before)
+
+
+def test_rows_hold_every_read_out_and_split(run, pupil, known_split):
+    rows = run(pupil)
+    counts = rows.groupby(["step", "split"]).size()
+    assert set(counts.index) == {(step, split) for step in SETTINGS.read_at for split in SPLITS}
+    for step in SETTINGS.read_at:
+        assert counts[step, "forget_heldout"] == len(known_split.forget_heldout)
+        assert counts[step, "retain_test"] == len(known_split.retain_test)
+    assert not rows[["id", "true", "answer", "p_true"]].isna().any().any()
+
+
+def test_the_first_read_out_is_the_model_before_the_attack(
+    run, pupil, taught, short_formats, known, known_split
+):
+    rows = run(pupil)
+    heldout = [known[i] for i in known_split.forget_heldout]
+    runner, form = Runner(taught.model), short_formats.training
+    expected = score_facts(runner, taught.tokenizer, form, heldout)
+    found = rows[(rows.step == 0) & (rows.split == "forget_heldout")].reset_index(drop=True)
+    pandas.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-4)
+
+
+def test_the_attack_on_an_unedited_model_finds_what_was_there(run, pupil):
+    rows = run(pupil)
+    facts = rows[(rows.split != "never_known")]
+    assert (facts.answer == facts.true).groupby(facts.step).mean().min() > 0.9
+
+
+def test_the_same_seed_gives_the_same_table(run, taught):
+    first, again, other = (run(copy.deepcopy(taught), seed) for seed in (0, 0, 1))
+    pandas.testing.assert_frame_equal(first, again, check_exact=True)
+    assert not first.p_true.equals(other.p_true)
+
+
+def test_only_true_answers_are_taught(run, pupil, seen, known, known_split, short_formats):
+    run(pupil)
+    tokens = answer_tokens(pupil.tokenizer, short_formats.training)
+    taught = [known[i] for i in known_split.forget_train + known_split.retain_train]
+    assert len(seen) == SETTINGS.steps
+    for _, changed, kept, targets in seen:
+        assert targets.tolist() == [tokens[f.true] for f in taught]
+        assert set(changed) <= set(range(len(known_split.forget_train)))
+        assert set(kept) <= set(range(len(known_split.forget_train), len(taught)))
+
+
+def test_the_watched_half_is_never_taught(run, pupil, seen, known, known_split, short_formats):
+    run(pupil)
+    form = short_formats.training
+    hidden = known_split.forget_heldout + known_split.retain_test
+    secret = {tuple(pupil.tokenizer(form.prompt(known[i].subject)).input_ids) for i in hidden}
+    prompts = seen[0][0]
+    shown = {prompts.prefix + suffix for suffix in prompts.suffixes}
+    assert len(shown) == len(prompts)
+    assert not shown & secret
+
+
+def test_dropout_is_off_at_every_read_out(run, pupil, known, known_split):
+    heavy = SETTINGS.model_copy(update={"dropout": 0.9})
+    rows = run(pupil, settings=heavy)
+    last = rows[(rows.step == SETTINGS.steps) & (rows.split == "forget_heldout")]
+    plain = [plain_probability(pupil, known[i]) for i in known_split.forget_heldout]
+    assert last.p_true.tolist() == pytest.approx(plain, rel=1e-4)
+
+
+def test_dropout_is_on_in_training(run, taught):
+    without, with_it = (
+        run(copy.deepcopy(taught), settings=SETTINGS.model_copy(update={"dropout": share}))
+        for share in (0.0, 0.9)
+    )
+    first = without.step == 0
+    assert without.p_true[first].equals(with_it.p_true[first])
+    assert not without.p_true[~first].equals(with_it.p_true[~first])
+
+
+@torch.no_grad()
+def plain_probability(loaded, fact) -> float:
+    """Probability of the true answer among the labels, without any of the library's passes."""
+    words = [loaded.tokenizer(f" {n}", add_special_tokens=False).input_ids[0] for n in fact.options]
+    ids = loaded.tokenizer(fact.prompt, return_tensors="pt").input_ids
+    probabilities = loaded.model(ids).logits[0, -1, words].softmax(-1)
+    return probabilities[fact.options.index(fact.true)].item()
+
+
+def test_the_learning_rate_falls_from_one_to_zero():
+    factor = attack.cosine(10)
+    values = [factor(step) for step in range(12)]
+    assert values[0] == 1 and values[5] == pytest.approx(0.5)
+    assert values[10] == values[11] == pytest.approx(0)
+    assert values == sorted(values, reverse=True)
