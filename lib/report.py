@@ -1,0 +1,111 @@
+"""What `make repro` prints at the end: the summary table, and where the time went.
+
+Times come from the executed notebooks, where papermill leaves them; they are no results and enter
+no table in git. A stage's start-up is everything before its first computing cell: starting
+papermill and the kernel, importing, loading the model. `python -m lib.report failure` names why
+the last notebook stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas
+
+from lib import config, paths
+
+LAUNCH_S = 1.5  # from the shell command to papermill's own clock, measured once on two cores
+LOADING = ("import ", "models.load(", "config.load(")
+
+
+def timings(folder: Path = paths.EXECUTED) -> pandas.DataFrame:
+    """One row per executed notebook: seconds in all and seconds of start-up."""
+    rows = []
+    for path in sorted(folder.glob("*.ipynb")):
+        book = json.loads(path.read_text())
+        meta = book["metadata"].get("papermill", {})
+        if not meta.get("duration"):
+            continue
+        computing = sum(
+            cell["metadata"]["papermill"].get("duration") or 0
+            for cell in book["cells"]
+            if cell["cell_type"] == "code" and not _only_loads("".join(cell["source"]))
+        )
+        total = meta["duration"] + LAUNCH_S
+        rows.append({"notebook": path.stem, "seconds": total, "start_up": total - computing})
+    return pandas.DataFrame(rows, columns=["notebook", "seconds", "start_up"])
+
+
+def _only_loads(source: str) -> bool:
+    """Is this a cell that imports or loads, and does no computing of its own?"""
+    return any(word in source for word in LOADING) and "papermill_description" not in source
+
+
+def summary(task: str) -> pandas.DataFrame:
+    """The table a newcomer should look at: one row per localization."""
+    folder = paths.tables(task)
+    rows = pandas.read_csv(folder / "results.csv")
+    edits = rows[rows.attack == "edit"].pivot_table("value", "localization", "metric")
+    position = pandas.read_csv(folder / "position.csv")
+    shown = position.assign(
+        text=[f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in position.itertuples()]
+    ).pivot(index="localization", columns="measure", values="text")
+    retained = rows.query("attack == 'formats' and format == 'training' and split == 'retain_test'")
+    retained = retained.query("metric == 'true_accuracy'").set_index("localization").value
+    table = pandas.DataFrame(
+        {
+            "weights (M)": (edits.weights / 1e6).round(1),
+            "steps": edits.steps.round().astype(int),
+            "strength": edits.strength.round(3),
+            "transfer": shown["transfer"],
+            "recovery": shown["recovery"],
+            "retained": retained.round(2),
+        }
+    )
+    return table.reindex(edits.index).fillna("")
+
+
+def failure(folder: Path = paths.EXECUTED) -> str:
+    """The sentence with which the last notebook stopped, or "" if none did."""
+    for path in sorted(folder.glob("*.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True)[:1]:
+        for cell in json.loads(path.read_text())["cells"]:
+            for output in cell.get("outputs", []):
+                if output["output_type"] == "error":
+                    return f"{path.stem} stopped: {_plain(output['evalue'])}"
+    return ""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def main() -> None:
+    """Print summary, contrasts, figures and times."""
+    settings = config.load()
+    pandas.set_option("display.width", 140)
+    for task in settings.tasks:
+        print(f"\n{task}, {settings.model.name}, seeds {settings.seeds}\n")
+        print(summary(task).to_string())
+        contrasts = pandas.read_csv(paths.tables(task) / "contrasts.csv")
+        print(
+            "\n"
+            + contrasts[["question", "measure", "value", "low", "high", "n"]].to_string(index=False)
+        )
+        made = sorted(p.name for p in (paths.FIGURES / task).glob("*.png"))
+        print(f"\nfigures/{task}: {', '.join(made)}")
+    times = timings()
+    share = times.start_up.sum() / max(times.seconds.sum(), 1e-9)
+    print(
+        f"\n{len(times)} notebook runs, {times.seconds.sum() / 60:.1f} minutes; starting and "
+        "loading took "
+        f"{share:.0%} of them"
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["failure"]:
+        sys.exit(failure())
+    main()
