@@ -10,7 +10,7 @@ help:  ## show this help
 
 repro: env  ## build every table and figure (about half an hour on two cores), then print the summary
 	@python -m lib.checks
-	@dvc repro
+	@dvc repro || python -m lib.report failure
 	@python -m lib.report
 
 test: env  ## all tests, a small pipeline through papermill included (some minutes)

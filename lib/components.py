@@ -17,10 +17,7 @@ KINDS = ("mlp", "attention")
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """One MLP or attention layer; layers are numbered 0 ...
-
-    n_layers - 1.
-    """
+    """One MLP or attention layer; layers are numbered from 0."""
 
     kind: str
     layer: int

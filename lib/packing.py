@@ -3,12 +3,12 @@
 All prompts of one answer format begin with the same tokens. A `Pack` lays the shared prefix down
 once, then every prompt's own tokens, then passages of plain text, in a single row of tokens:
 
-[ prefix | suffix 1 | suffix 2 | ... | passage 1 | passage 2 | ... ]
+    [ prefix | suffix 1 | suffix 2 | ... | passage 1 | passage 2 | ... ]
 
 A block mask lets each suffix see the prefix and itself, each passage only itself, and positions
-restart accordingly, so every number equals that of the plain one-prompt-at-a-time pass (tests: <
-1e-4 in logits on every family), also with gradients. There is no padding and the prefix costs
-nothing: about three times fewer floating-point operations than a padded batch here.
+restart accordingly, so every number equals that of the plain one-prompt-at-a-time pass (tests:
+within 1e-4 in logits on every family), also with gradients. There is no padding and the prefix
+costs nothing: about three times fewer floating-point operations than a padded batch here.
 
 `Runner` adds the second saving: layers below the first trained one never change, so their output
 is computed once per item and the pass starts from it. Logits are taken at the rows that are read,

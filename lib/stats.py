@@ -88,6 +88,11 @@ def recovery(
     share = guesses.value_counts(normalize=True)
     hits = relearned.to_numpy(float)
     lucky = true.map(share).fillna(0.0).to_numpy(float)
+    if lucky.mean() >= unedited:
+        raise ValueError(
+            "recovery is undefined: guessing is as good as the unedited model; use more facts, or "
+            "facts with more even labels"
+        )
 
     def ratio(index):
         prior = lucky[index].mean(axis=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from lib.attacks.formats import READ, answerable, ask_all
+from lib.attacks.formats import READ, answerable, ask_all, vocabulary_formats
 from lib.packing import Runner
 
 
@@ -54,3 +54,14 @@ def test_the_gate_looks_at_retained_facts_only():
 def test_the_gate_itself_is_enough():
     table = rows({("at", "retain_test"): 8, ("below", "retain_test"): 7})
     assert answerable(table, 0.8) == {"at": True, "below": False}
+
+
+def test_transfer_is_measured_by_answerable_vocabulary_formats(formats):
+    passes = {f.name: f.name != "league" for f in formats.formats}
+    assert vocabulary_formats(formats, passes) == ["league-sentence"]
+
+
+def test_a_model_without_such_a_format_is_refused_with_the_cure(formats, refuses):
+    passes = {f.name: f.kind != "vocabulary" for f in formats.formats}
+    with refuses(ValueError, "answer vocabulary", "add one", "lower attack_formats.gate"):
+        vocabulary_formats(formats, passes)

@@ -161,20 +161,29 @@ def test_the_fingerprint_sees_the_last_bit(fresh):
     assert fingerprint(model, {name}).keys() == before.keys() - {name}
 
 
-def delta_bytes(fresh, localization, data, folder, seed: int) -> bytes:
+def delta_bytes(fresh, localization, data, folder, seed: int, **changes) -> bytes:
     model = fresh("llama").model
-    train(model, localization, data, edit_settings(), seed)
+    train(model, localization, data, edit_settings(**changes), seed)
     folder.mkdir()
     delta.save(model, localization, {"base_checksum": "a"}, folder)
     return (folder / delta.DELTA).read_bytes()
 
 
 def test_the_same_seed_gives_the_same_bytes(fresh, middle, data, tmp_path):
-    first, again, other = (
-        delta_bytes(fresh, middle, data, tmp_path / name, seed)
-        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    first, again = (
+        delta_bytes(fresh, middle, data, tmp_path / name, seed=5) for name in ("first", "again")
     )
     assert first == again
+
+
+@pytest.mark.parametrize("term", ["edit", "retain", "text"])
+def test_another_seed_draws_another_order_of_every_kind_of_item(
+    fresh, middle, data, tmp_path, term
+):
+    alone = {f"weight_{t}": float(t == term) for t in ("edit", "retain", "text")}
+    first, other = (
+        delta_bytes(fresh, middle, data, tmp_path / str(seed), seed, **alone) for seed in (0, 1)
+    )
     assert first != other
 
 

@@ -115,7 +115,8 @@ def test_two_answers_of_the_same_token_are_refused(llama, refuses):
 @pytest.mark.parametrize("subject", ["Babe Ruth", "Shaquille O'Neal", "Zqx", "José Peña", "J.J. W"])
 def test_subject_positions_cover_the_name(llama, formats, subject):
     """Tokens at the positions hold every character of the name, and all others hold none."""
-    for form in formats.formats:
+    glued = Format("glued", "rewording", "Name:{subject}, who plays", LABELS)
+    for form in (*formats.formats, glued):
         text, at = form.prompt(subject), form.template.index("{subject}")
         found = subject_positions(llama.tokenizer, form, subject)
         offsets = llama.tokenizer(text, return_offsets_mapping=True).offset_mapping

@@ -92,13 +92,14 @@ def test_passages_alone_can_be_packed(loaded, passages):
     torch.testing.assert_close(packed, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("n_tokens", [40, 150])
-def test_passage_length_does_not_matter(loaded, texts, n_tokens):
-    # 150 tokens are more than the sliding window of the Gemma families.
+@pytest.mark.parametrize("first_layer", [0, DEEP])
+@pytest.mark.parametrize("n_tokens", [40, 128, 129, 150])
+def test_passage_length_does_not_matter(loaded, texts, sequences, n_tokens, first_layer):
+    # 128 tokens are the sliding window of the Gemma families, beyond which some layers are blind.
     ids = loaded.tokenizer("\n".join(texts[:20])).input_ids[:n_tokens]
     assert len(ids) == n_tokens
-    pack = Pack(None, (tuple(ids),))
-    packed = Runner(loaded.model).logits(pack, pack.text_rows)
+    pack = Pack(Prompts.of(sequences[:2]), (tuple(ids),))
+    packed = Runner(loaded.model, first_layer).logits(pack, pack.text_rows)
     torch.testing.assert_close(packed, plain(loaded.model, ids)[:-1], **CLOSE)
 
 
@@ -261,6 +262,7 @@ def test_shared_prefix_leaves_every_prompt_a_token():
     assert shared_prefix([[1, 2, 3], [1, 2, 3]]) == 2
     assert shared_prefix([[1, 2], [1, 2, 3]]) == 1
     assert shared_prefix([[1, 2], [3, 2]]) == 0
+    assert shared_prefix([[1, 2, 3], [1, 2, 4], [1, 5, 3]]) == 1
 
 
 def test_no_prompts_are_refused(refuses):

@@ -41,8 +41,11 @@ class EditData:
 
 @dataclass(frozen=True)
 class EditResult:
-    """Log: one row per step; steps: taken; strength: mean p(new answer) at the end; reached: >=
-    target."""
+    """How an edit went.
+
+    log: one row per step; steps: how many were taken; strength: mean p(new answer) at the end;
+    reached: whether that is at least the strength asked for.
+    """
 
     log: pandas.DataFrame
     steps: int

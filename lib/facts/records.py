@@ -51,11 +51,13 @@ class FactRecord:
             )
         if len(set(self.options)) != len(self.options):
             raise ValueError(
-                f"options of '{self.subject}' are not distinct: {', '.join(self.options)}"
+                f"options of '{self.subject}' are not distinct: {', '.join(self.options)}; "
+                "delete the repeated one"
             )
         if not self.subject_positions:
             raise ValueError(
-                f"subject '{self.subject}' was not found in its prompt: {self.prompt!r}"
+                f"subject '{self.subject}' was not found in its prompt {self.prompt!r}: "
+                "correct its template"
             )
 
 

@@ -29,7 +29,8 @@ def fill(order: list[Component], sizes: dict[Component, int], budget: int) -> tu
         total += sizes[component]
     if total < budget:
         raise ValueError(
-            f"{len(order)} components hold {total:,} weights, fewer than the budget of {budget:,}"
+            f"{len(order)} components hold {total:,} weights, fewer than the budget of "
+            f"{budget:,}: choose a smaller budget"
         )
     return tuple(sorted(chosen))
 

@@ -1,0 +1,201 @@
+"""Contracts between params.yaml, dvc.yaml, notebooks, library and environment files.
+
+Each guards against a mistake that would otherwise pass silently: papermill only warns about a
+misspelt parameter, DVC does not follow imports, and tags are not part of a notebook's extracted
+code.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from lib import config, paths
+from lib.figures import style
+from lib.localize import select
+
+NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+STAGES = yaml.safe_load((paths.ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load(paths.PARAMS.read_text())
+RUNS = {name: stage for name, stage in STAGES.items() if "papermill" in str(stage.get("cmd"))}
+# Carry settings and paths, compute nothing: DVC tracks params, so these are no dependencies.
+PLUMBING = {"lib/paths.py", "lib/config.py", "lib/checks.py"}
+
+
+def cells(path, kind="code"):
+    book = json.loads(path.read_text())
+    return [c for c in book["cells"] if c["cell_type"] == kind]
+
+
+def code(path) -> str:
+    return "\n".join("".join(c["source"]) for c in cells(path))
+
+
+def notebook_of(stage):
+    return paths.ROOT / re.search(r"notebooks/\S+\.ipynb", stage["cmd"]).group()
+
+
+def declared(path) -> dict[str, object]:
+    """Names and defaults of a notebook's parameters cell."""
+    (tagged,) = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    tree = ast.parse("".join(tagged["source"]))
+    return {n.target.id: ast.literal_eval(n.value) for n in tree.body}
+
+
+def passed(stage) -> dict[str, str]:
+    """Names and values of the -p options of a stage."""
+    return dict(re.findall(r"-p (\S+) (\S+)", stage["cmd"]))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_clean(path):
+    book = json.loads(path.read_text())
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert {c["cell_type"] for c in book["cells"]} <= {"code", "markdown"}
+    for cell in cells(path):
+        assert not cell["outputs"] and cell["execution_count"] is None
+    for forbidden in ("sys.path", "os.chdir", "!pip", "import *", "/home/", "/root/", "/tmp/"):
+        assert forbidden not in code(path), f"{path.stem} has {forbidden}"
+    assert len(declared(path)) <= 8
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_lessons(path):
+    prose = "\n".join("".join(c["source"]) for c in cells(path, "markdown"))
+    assert prose.startswith("# ") and "**Claim.**" in prose and "**Recall.**" in prose
+    assert len(prose.split()) > 150
+
+
+def test_every_notebook_is_a_stage_and_every_stage_a_notebook():
+    extracted = {f"{name}.ipynb" for name in STAGES["code"]["foreach"]}
+    assert extracted == {p.name for p in NOTEBOOKS} == {notebook_of(s).name for s in RUNS.values()}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_pass_parameters_that_exist(name):
+    names, given = declared(notebook_of(RUNS[name])), passed(RUNS[name])
+    assert set(given) == set(names), "a name papermill does not know would run with defaults"
+    for parameter, value in given.items():
+        default = names[parameter]
+        if match := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value):
+            block, key = match.groups()
+            if block != "item":
+                assert default == PARAMS[block][key], f"{parameter} in {name}"
+        elif parameter in ("out", "figures"):
+            assert default.startswith("data/play"), "stepping by hand must not touch results"
+    assert names["task"] in PARAMS["tasks"] and names.get("seed", 0) in PARAMS["seeds"]
+    assert names.get("localization", "fact-lookup") in PARAMS["localizations"]
+
+
+def imported(tree, everywhere: bool) -> set[str]:
+    """Files of lib that a syntax tree imports (in functions too, if `everywhere`)."""
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        modules = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [a.name for a in node.names]
+        for module in modules:
+            file = f"{module.replace('.', '/')}.py"
+            if module.startswith("lib") and (paths.ROOT / file).exists():
+                found.add(file)
+    return found
+
+
+def needed(path) -> set[str]:
+    """Every file of lib a notebook runs, directly or through another."""
+    todo, seen = imported(ast.parse(code(path)), everywhere=True), set()
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        todo |= imported(ast.parse((paths.ROOT / file).read_text()), everywhere=False) - seen
+    return seen - PLUMBING
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_depend_on_the_modules_they_run(name):
+    path = notebook_of(RUNS[name])
+    listed = {d for d in RUNS[name]["deps"] if d.startswith("lib/")}
+    assert listed == needed(path)
+    assert f"data/code/{path.stem}.py" in RUNS[name]["deps"]
+
+
+def test_every_stage_says_what_it_is_for_and_may_be_skipped():
+    for name, stage in STAGES.items():
+        assert stage.get("desc") or stage["do"].get("desc"), name
+        assert "always_changed" not in stage and "frozen" not in stage
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stages_read_no_settings_they_do_not_list(name):
+    listed = {p.split(".")[0] for p in RUNS[name].get("params", ())}
+    blocks = set(re.findall(r"settings\.(\w+)", code(notebook_of(RUNS[name]))))
+    names = {"localization": "localizations", "task": "tasks"}
+    used = {names.get(b, b) for b in blocks} & set(PARAMS)
+    # Which names exist is checked, and the first page prints them; neither changes a number.
+    assert used - {"localizations", "seeds"} <= listed | ({"model"} if name == "start" else set())
+
+
+def test_one_vocabulary_of_localizations():
+    assert set(config.METHODS) == set(select._METHODS)
+    for name in PARAMS["localizations"]:
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", name), "letters, digits and hyphens only"
+        assert {"color", "marker"} <= set(style(name))
+
+
+def test_windows_slide_by_half_a_window():
+    starts = [b["start"] for b in PARAMS["localizations"].values() if b["method"] == "mlp-window"]
+    strides = {b - a for a, b in zip(starts, starts[1:])}
+    assert starts[0] == 0 and len(strides) == 1
+
+
+@pytest.mark.parametrize("profile", sorted((paths.ROOT / "profiles").glob("*.yaml")), ids=str)
+def test_profiles_are_valid(profile):
+    merged = config.merge(
+        yaml.safe_load(paths.PARAMS.read_text()), yaml.safe_load(profile.read_text())
+    )
+    assert config.parse(merged)
+
+
+def pins(lines) -> dict[str, str]:
+    found = (line.strip() for line in lines)
+    pairs = (line.split("==") for line in found if "==" in line and not line.startswith("#"))
+    return {name.lower().replace("_", "-").replace(".", "-"): version for name, version in pairs}
+
+
+def test_the_three_environment_files_agree():
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+    lock = (paths.ROOT / "requirements.txt").read_text()
+    locked, direct = pins(lock.splitlines()), pins(project["dependencies"])
+    assert len(direct) == len(project["dependencies"]), "every direct dependency is pinned exactly"
+    assert {n: locked.get(n) for n in direct} == direct
+    assert direct["torch"] == "2.13.0"
+    conda = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    assert conda[-1] == {"pip": ["-r requirements.txt", "-e ."]}
+    python = next(str(d) for d in conda if str(d).startswith("python="))
+    assert project["requires-python"] == f">={python.removeprefix('python=')}"
+    for local in ("+cpu", "nvidia", "index-url", "file:", "@ "):
+        assert local not in lock, "the lock must work on other machines"
+
+
+def test_the_library_is_not_ignored_by_git():
+    if not (paths.ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    ignored = subprocess.run(["git", "check-ignore", "lib/paths.py"], cwd=paths.ROOT, check=False)
+    assert ignored.returncode == 1
+
+
+def test_the_readme_shows_figures_that_exist_and_commands_that_exist():
+    text = (paths.ROOT / "README.md").read_text()
+    shown = re.findall(r"\((figures/\S+?\.png)\)", text)
+    assert len(shown) >= 6
+    assert all((paths.ROOT / figure).exists() for figure in shown)
+    makefile = (paths.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):.*##", makefile, re.M))
+    assert set(re.findall(r"`make (\w+)", text)) <= targets
+    assert {"repro", "test"} <= set(re.findall(r"make (\w+)", text))

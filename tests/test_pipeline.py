@@ -1,0 +1,160 @@
+"""The whole pipeline on a tiny model, through dvc and papermill, in a temporary copy of the
+project.
+
+Tracked results stay untouched. The tests run in order on one copy: a full run first, then what
+must not rerun anything, then what must rerun only a part.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from lib import paths
+
+pytestmark = pytest.mark.pipeline
+TASK = "sports-athletes"
+NOT_COPIED = (
+    ".git",
+    ".venv",
+    ".lock",
+    "cache",
+    "tmp",
+    "__pycache__",
+    "model",
+    "edit",
+    "play",
+    "executed",
+)
+
+
+def run(copy: Path, *command: str) -> subprocess.CompletedProcess:
+    """A command in the copy, with this environment's programs and the copy's own library."""
+    programs = Path(sys.executable).parent
+    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
+    return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
+
+
+def reran(copy: Path, *options: str) -> set[str]:
+    """Names of the stages that `dvc repro` runs, without the extraction of notebook code."""
+    done = run(copy, "dvc", "repro", *options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    names = {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+    return {n for n in names if not n.startswith("code@")}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the project with the smoke profile applied and the pipeline run once."""
+    folder = tmp_path_factory.mktemp("project") / "copy"
+    shutil.copytree(paths.ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    (folder / "data" / "executed").mkdir(exist_ok=True)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "checkout", "--quiet", "-b", "copy")
+    applied = run(folder, "python", "-m", "lib.config", "apply", "profiles/smoke.yaml")
+    assert applied.returncode == 0, applied.stderr
+    started = time.monotonic()
+    stages = reran(folder)
+    print(f"smoke pipeline: {len(stages)} stages in {time.monotonic() - started:.0f} s")
+    return folder
+
+
+def test_the_pipeline_makes_every_table_and_figure(copy):
+    results = pandas.read_csv(copy / "data/tables" / TASK / "results.csv")
+    wanted = set(yaml.safe_load((copy / "params.yaml").read_text())["localizations"])
+    assert set(results.localization) == wanted | {"unedited"}
+    assert {"edit", "formats", "relearn", "side-effects"} == set(results.attack)
+    measured = results[results.attack != "edit"]
+    assert (measured.low <= measured.value + 1e-9).all()
+    assert (measured.value <= measured.high + 1e-9).all()
+    figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
+    assert {"position", "transfer", "relearning", "side_effects"} <= figures
+    assert {"probe_accuracy_seed0", "components_seed0"} <= figures
+    assert all((copy / "figures" / TASK / f"{f}.pdf").stat().st_size > 1000 for f in figures)
+
+
+def test_edits_change_answers_in_the_training_format_only_as_far_as_trained(copy):
+    results = pandas.read_csv(copy / "data/tables" / TASK / "results.csv")
+    training = results.query(
+        "format == 'training' and metric == 'edit_accuracy' and split == 'forget'"
+    )
+    share = training.set_index("localization").value
+    assert share["fact-lookup"] > share["unedited"] + 0.3
+
+
+def test_the_report_and_its_time_share(copy):
+    shown = run(copy, "python", "-m", "lib.report")
+    assert shown.returncode == 0, shown.stderr
+    assert "fact-lookup" in shown.stdout and "starting and loading took" in shown.stdout
+
+
+def test_a_second_run_does_nothing_quickly(copy):
+    started = time.monotonic()
+    assert reran(copy) == set()
+    assert time.monotonic() - started < 10
+
+
+def test_stepping_through_every_notebook_reruns_nothing(copy):
+    books = sorted(str(p) for p in (copy / "notebooks").glob("*.ipynb"))
+    stepped = run(
+        copy, "jupyter", "execute", "--inplace", *books
+    )  # saves outputs, as JupyterLab does
+    assert stepped.returncode == 0, stepped.stderr[-3000:]
+    assert json.loads(Path(books[1]).read_text())["cells"][4]["cell_type"] == "code"
+    assert reran(copy) == set()
+
+
+def test_changing_the_learning_rate_spares_the_localizations(copy):
+    params = copy / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("lr: 0.01 ", "lr: 0.011 ", 1))
+    assert params.read_text() != before
+    planned = reran(copy, "--dry")
+    params.write_text(before)
+    assert {n.split("@")[0] for n in planned} >= {"edit"}
+    assert not {n for n in planned if n.split("@")[0] in ("facts", "fact_lookup", "choose", "text")}
+
+
+def test_changing_one_localization_reruns_its_own_cells_only(copy):
+    params = copy / "params.yaml"
+    before = params.read_text()
+    changed = yaml.safe_load(before)
+    changed["localizations"]["mlp-window-2"]["start"] = 1
+    params.write_text(yaml.safe_dump(changed, sort_keys=False))
+    done = reran(copy)
+    params.write_text(before)
+    cells = {n for n in done if n.split("@")[0] in ("edit", "attack_relearn")}
+    assert cells == {f"{stage}@{TASK}-mlp-window-2-0" for stage in ("edit", "attack_relearn")}
+    assert reran(copy) == done, "going back runs the same stages, from DVC's run cache"
+
+
+def test_a_misspelt_parameter_stops_at_once_and_loses_nothing(copy):
+    params = copy / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("edit:", "edit:\n  weight_edits: 2.0", 1))
+    refused = run(copy, "python", "-m", "lib.checks")
+    params.write_text(before)
+    assert refused.returncode == 1
+    assert "'edit.weight_edits' (did you mean 'weight_edit'?)" in refused.stderr
+    assert reran(copy) == set()
+
+
+def test_a_notebook_that_stops_names_its_reason(copy):
+    table = copy / "data/raw/sports.csv"
+    before = table.read_text()
+    table.write_text(before.replace("athlete,sport", "athlete,sports"))
+    stopped = run(copy, "dvc", "repro")
+    reason = run(copy, "python", "-m", "lib.report", "failure")
+    table.write_text(before)
+    assert stopped.returncode != 0
+    assert "no column 'sport'" in reason.stderr and "rename column 'sports'" in reason.stderr
+    assert reran(copy) == set()
