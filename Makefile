@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lab env lint lock
+.PHONY: help repro test lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ test: env  ## all tests, a small pipeline through papermill included (some minut
 
 lab: env  ## open the notebooks in JupyterLab; what you run there is written to data/play only
 	@jupyter lab notebooks
+
+readme: env  ## put the current numbers into the README
+	@python -m lib.report readme
 
 lint: env  ## style and formatting
 	@ruff check . && ruff format --check .

@@ -29,7 +29,7 @@ def answers(
     wanted = list(tokens.values())
     prompts = encode(tokenizer, form, subjects)
     if mass:
-        full = runner.answer_logits(prompts).softmax(-1)[:, wanted]
+        full = runner.answer_probabilities(prompts, wanted)
         held = full.sum(-1)
         chosen = full / held[:, None]
     else:

@@ -198,6 +198,18 @@ class Runner:
         return torch.cat(parts).float().cpu()
 
     @torch.no_grad()
+    def answer_probabilities(self, prompts: Prompts, tokens: list[int]) -> Tensor:
+        """Probabilities of `tokens` over the whole vocabulary: (n_prompts, n_tokens) on the CPU.
+
+        A pack at a time, so that a table over the vocabulary is never held for all prompts.
+        """
+        parts = [
+            self.logits(p, p.answer_rows).float().softmax(-1)[:, tokens].cpu()
+            for _, p in self.packs(prompts)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
     def answer_nll(self, prompts: Prompts, targets: Tensor) -> Tensor:
         """-log p(target) after every prompt, without gradients: (n_prompts,) on the CPU."""
         parts = [self.nll(p, p.answer_rows, targets[i]) for i, p in self.packs(prompts)]

@@ -16,8 +16,10 @@ from pathlib import Path
 import pandas
 
 from lib import config, paths
+from lib.results import sentence
 
 LAUNCH_S = 1.5  # from the shell command to papermill's own clock, measured once on two cores
+BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
 LOADING = ("import ", "models.load(", "config.load(")
 
 
@@ -82,6 +84,41 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+def markdown(task: str) -> str:
+    """The summary and the two comparisons as markdown, for the README."""
+    table = summary(task)
+    head = ["localization", *table.columns]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in zip(table.index, table.to_dict("records")):
+        lines.append("| " + " | ".join([f"`{name}`", *(str(v) for v in row.values())]) + " |")
+    return "\n".join([*lines, "", *(f"- {line}." for line in findings(task))])
+
+
+def findings(task: str) -> list[str]:
+    """The two questions of the compendium, answered in sentences computed from the tables."""
+    rows = pandas.read_csv(paths.tables(task) / "contrasts.csv").set_index(["question", "measure"])
+    sides = {
+        "early-late": ("early windows", "late windows"),
+        "lookup-depth": ("fact lookup", "depth-matched controls"),
+    }
+    measures = {
+        "transfer": "New answer in another vocabulary",
+        "heldout": "Old answer back after relearning, half not taught",
+    }
+    return [
+        sentence(rows.loc[question, measure], words, *sides[question])
+        for question in sides
+        for measure, words in measures.items()
+    ]
+
+
+def write_readme(task: str, readme: Path = paths.ROOT / "README.md") -> None:
+    """Put the current numbers between the README's two marks."""
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{markdown(task)}\n{END}{after}")
+
+
 def main() -> None:
     """Print summary, contrasts, figures and times."""
     settings = config.load()
@@ -89,11 +126,7 @@ def main() -> None:
     for task in settings.tasks:
         print(f"\n{task}, {settings.model.name}, seeds {settings.seeds}\n")
         print(summary(task).to_string())
-        contrasts = pandas.read_csv(paths.tables(task) / "contrasts.csv")
-        print(
-            "\n"
-            + contrasts[["question", "measure", "value", "low", "high", "n"]].to_string(index=False)
-        )
+        print("", *findings(task), sep="\n")
         made = sorted(p.name for p in (paths.FIGURES / task).glob("*.png"))
         print(f"\nfigures/{task}: {', '.join(made)}")
     times = timings()
@@ -108,4 +141,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["failure"]:
         sys.exit(failure())
-    main()
+    if sys.argv[1:] == ["readme"]:
+        write_readme(next(iter(config.load().tasks)))
+    else:
+        main()

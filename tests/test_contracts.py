@@ -14,7 +14,7 @@ import tomllib
 import pytest
 import yaml
 
-from lib import config, paths
+from lib import config, paths, report
 from lib.figures import style
 from lib.localize import select
 
@@ -199,3 +199,9 @@ def test_the_readme_shows_figures_that_exist_and_commands_that_exist():
     targets = set(re.findall(r"^([a-z]+):.*##", makefile, re.M))
     assert set(re.findall(r"`make (\w+)", text)) <= targets
     assert {"repro", "test"} <= set(re.findall(r"make (\w+)", text))
+
+
+def test_the_numbers_in_the_readme_are_those_of_the_tables():
+    text = (paths.ROOT / "README.md").read_text()
+    block = text.split(report.BEGIN)[1].split(report.END)[0].strip()
+    assert block == report.markdown(next(iter(PARAMS["tasks"])))
