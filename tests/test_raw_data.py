@@ -33,7 +33,7 @@ def test_the_sports_are_balanced(athletes):
 
 def test_invented_athletes_are_balanced_and_enough(nobody):
     counts = nobody.label.value_counts()
-    assert set(counts.index) == set(SPORTS) and counts.min() >= 30
+    assert set(counts.index) == set(SPORTS) and counts.min() >= 20
     assert counts.max() - counts.min() <= 0.1 * counts.mean()
 
 
