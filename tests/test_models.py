@@ -167,3 +167,12 @@ def test_a_named_device_is_taken_as_it_is():
 def test_an_unknown_family_names_the_known(refuses):
     with refuses(ValueError, "'mamba'", "use one of gemma3, gemma2, llama"):
         tiny.random_model("mamba", [])
+
+
+def test_the_fast_way_to_load_a_tokenizer_gives_the_same_tokens(stored):
+    fast, usual = models._prepared_tokenizer(stored), models._tokenizer(str(stored))
+    text = "Fact: Babe Ruth plays the sport of\nQuestion: what, when? -- 1914!"
+    one, other = (t(text, return_offsets_mapping=True) for t in (fast, usual))
+    assert one.input_ids == other.input_ids and one.offset_mapping == other.offset_mapping
+    assert fast.bos_token_id == usual.bos_token_id == one.input_ids[0]
+    assert fast.pad_token_id == usual.pad_token_id
