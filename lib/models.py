@@ -208,9 +208,8 @@ def _prepared_tokenizer(folder: Path):
     from transformers import PreTrainedTokenizerFast
 
     saved = json.loads((folder / "tokenizer_config.json").read_text())
-    special = {
-        k: saved[k] for k in ("bos_token", "eos_token", "pad_token", "unk_token") if saved.get(k)
-    }
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    special = {name: saved[name] for name in names if saved.get(name)}
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
 
 
