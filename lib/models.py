@@ -203,7 +203,7 @@ def _tokenizer(source: str):
 def _prepared_tokenizer(folder: Path):
     """The tokenizer that `prepare` saved, without parsing its 33 MB file in Python several times.
 
-    Every notebook run loads it; this takes a third of AutoTokenizer's time and gives the same tokens.
+    Every notebook run loads it; this takes a third of the usual time and gives the same tokens.
     """
     from transformers import PreTrainedTokenizerFast
 
