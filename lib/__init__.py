@@ -1,5 +1,7 @@
 """Helper library of the compendium: facts -> localize -> choose -> edit -> attack -> figures.
 
+Section numbers in docstrings refer to METHOD.md.
+
 Importing it sets the number of compute threads *before* torch starts (numbers repeat exactly only
 at a fixed thread count, and more threads than idle cores cost a factor of four), keeps Hugging
 Face libraries from asking the network for what is already on disk, and silences their progress

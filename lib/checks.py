@@ -1,6 +1,6 @@
 """Everything that can be refused before a long computation is refused here, in one sentence each.
 
-`python -m lib.checks` (run first by `make repro`) needs no torch and takes a second.
+`python -m lib.checks` (run first by `make repro`) takes a few seconds and loads no model.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ FREE_GIB = (
 
 
 def check_all() -> config.Settings:
-    """Check settings, fact tables, formats and free disk; returns the settings."""
+    """Check settings, model name, fact tables, formats and free disk; returns the settings."""
     from lib.facts.formats import load_formats
     from lib.facts.tables import load_table
+    from lib.models import check_name
 
     settings = config.load()
+    check_name(settings.model.name)
     for task in settings.tasks.values():
         labels = load_formats(paths.ROOT / task.formats).labels
         columns = (task.subject_column, task.label_column)

@@ -275,7 +275,7 @@ SIDE_EFFECTS = {
 }
 
 
-def side_effects(table: pandas.DataFrame, references: dict[str, float], title: str):
+def side_effects(table: pandas.DataFrame, references: dict[str, float], chance: float, title: str):
     """What else changed: rows (localization, measure, value, low, high, reached, depth)."""
     names = order(table.localization.unique())
     figure, axes = plt.subplots(1, 4, figsize=(12, 0.3 * len(names) + 1.4), sharey=True)
@@ -284,11 +284,16 @@ def side_effects(table: pandas.DataFrame, references: dict[str, float], title: s
         for y, name in enumerate(names):
             _point(axis, rows.loc[name], y, name)
         axis.axvline(references[measure], **UNEDITED)
+        if measure == "retained":
+            axis.axvline(chance, **CHANCE)
         axis.set_title(words, fontsize=9)
     axes[0].set(yticks=range(len(names)))
     axes[0].set_yticklabels([label(n) for n in names])
     axes[0].invert_yaxis()
-    figure.supxlabel("dashed: unedited model; hollow: edit did not reach the strength", fontsize=9)
+    figure.supxlabel(
+        "dashed: unedited model; dotted: chance; hollow: edit did not reach the strength",
+        fontsize=9,
+    )
     figure.suptitle(title, x=0.01, ha="left", wrap=True)
     figure.tight_layout()
     return figure
