@@ -1,7 +1,7 @@
 """The one vocabulary of places in a network: which component owns which weight matrices.
 
 A trainable unit is a whole MLP layer or a whole attention layer: all of its weight *matrices*.
-Biases, norms, embeddings and the unembedding are never trained (section 3 of arXiv:2410.12949).
+Biases, norms, embeddings and the unembedding are never trained (section 3).
 Names follow the family's own modules, so the same code serves Gemma, Llama, Qwen, GPT-2 and GPT-
 NeoX.
 """
