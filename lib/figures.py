@@ -255,14 +255,14 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
         axis.axhline(unedited, **UNEDITED)
         axis.axhline(chance, **CHANCE)
         axis.set_ylabel(words[measure])
-        axis.set_ylim(-0.12, 1.12)
-    axes[0].legend(frameon=True, title="circles: windows", fontsize=8)
+        axis.set_ylim(min(-0.12, rows.low.min() - 0.05), 1.12)
+    axes[1].legend(frameon=True, title="circles: windows", fontsize=8, loc="lower right")
     figure.supxlabel(
         "mean depth of the trained MLP layers, 0 first to 1 last "
         "(dashed: unedited model, dotted: chance; hollow: below the edit strength)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.tight_layout()
     return figure
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas
 
 from lib import config, paths
+from lib.figures import order
 from lib.results import sentence
 
 LAUNCH_S = 1.5  # from the shell command to papermill's own clock, measured once on two cores
@@ -57,17 +58,18 @@ def summary(task: str) -> pandas.DataFrame:
     ).pivot(index="localization", columns="measure", values="text")
     retained = rows.query("attack == 'formats' and format == 'training' and split == 'retain_test'")
     retained = retained.query("metric == 'true_accuracy'").set_index("localization").value
-    table = pandas.DataFrame(
+    names = order(edits.index)
+    shown, edits = shown.reindex(names), edits.loc[names]
+    return pandas.DataFrame(
         {
             "weights (M)": (edits.weights / 1e6).round(1),
             "steps": edits.steps.round().astype(int),
             "strength": edits.strength.round(3),
-            "transfer": shown["transfer"],
-            "recovery": shown["recovery"],
-            "retained": retained.round(2),
+            "transfer": shown["transfer"].fillna(""),
+            "recovery": shown["recovery"].fillna(""),
+            "retained": retained[names].round(2),
         }
     )
-    return table.reindex(edits.index).fillna("")
 
 
 def failure(folder: Path = paths.EXECUTED) -> str:
