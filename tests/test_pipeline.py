@@ -68,6 +68,9 @@ def test_the_pipeline_makes_every_table_and_figure(copy):
     assert set(results.localization) == wanted | {"unedited"}
     assert {"edit", "formats", "relearn", "side-effects"} == set(results.attack)
     measured = results[results.attack != "edit"]
+    # Recovery has no interval where, as on six facts, a resample can be guessed completely.
+    assert set(measured.metric[measured.low.isna()]) <= {"recovery"}
+    measured = measured.dropna(subset="low")
     assert (measured.low <= measured.value + 1e-9).all()
     assert (measured.value <= measured.high + 1e-9).all()
     figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
