@@ -58,8 +58,9 @@ def test_notebooks_are_clean(path):
     assert {c["cell_type"] for c in book["cells"]} <= {"code", "markdown"}
     for cell in cells(path):
         assert not cell["outputs"] and cell["execution_count"] is None
-    for forbidden in ("sys.path", "os.chdir", "!pip", "import *", "/home/", "/root/", "/tmp/"):
+    for forbidden in ("sys.path", "os.chdir", "!pip", "import *"):
         assert forbidden not in code(path), f"{path.stem} has {forbidden}"
+    assert not re.search(r"/(home|root|tmp|Users)/", code(path)), "no path of one machine"
     assert len(declared(path)) <= 8
 
 
