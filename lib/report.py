@@ -19,7 +19,7 @@ from lib import config, paths
 from lib.figures import order
 from lib.results import sentence
 
-LAUNCH_S = 1.5  # from the shell command to papermill's own clock, measured once on two cores
+LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
 LOADING = ("import ", "models.load(", "config.load(")
 
