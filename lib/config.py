@@ -97,6 +97,7 @@ class Edit(_Block):
     weight_retain: float = Field(ge=0)
     weight_text: float = Field(ge=0)
     batch_facts: int = Field(ge=1)
+    batch_retain: int = Field(ge=1)
     batch_passages: int = Field(ge=1)
     max_steps: int = Field(ge=0)
     check_every: int = Field(ge=1)
@@ -119,6 +120,7 @@ class Relearn(_Block):
     steps: int = Field(ge=1)
     read_at: list[int]
     batch_facts: int = Field(ge=1)
+    batch_retain: int = Field(ge=1)
     batch_passages: int = Field(ge=1)
     gate_retain: float = Share
     gate_train: float = Share

@@ -163,7 +163,7 @@ def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float
         "hollow: edit did not reach the strength)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", wrap=True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure
 

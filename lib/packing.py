@@ -277,14 +277,16 @@ class Runner:
 
     def _hidden_below(self, pack: Pack) -> Tensor:
         """Residual stream that enters block `first_layer`, each item computed once: (1, T, d)."""
-        keys = self._keys(pack)
-        missing = [i for i, key in enumerate(keys) if key not in self._below]
-        if missing:
-            hidden = self._compute_below(pack)
-            for i in missing:
-                a, b = pack.segments[i]
-                self._below[keys[i]] = hidden[a:b].clone()
-        return torch.cat([self._below[k] for k in keys])[None]
+        self._compute_below(self._unseen(pack))
+        return torch.cat([self._below[k] for k in self._keys(pack)])[None]
+
+    def _unseen(self, pack: Pack) -> Pack:
+        """The prompts and passages of a pack that have not been through the layers below."""
+        prefix = pack.prompts.prefix if pack.prompts else ()
+        suffixes = pack.prompts.suffixes if pack.prompts else ()
+        new = tuple(s for s in suffixes if (prefix, s) not in self._below)
+        passages = tuple(p for p in pack.passages if ((), p) not in self._below)
+        return Pack(Prompts(prefix, new) if new else None, passages)
 
     @staticmethod
     def _keys(pack: Pack) -> list[tuple]:
@@ -297,15 +299,19 @@ class Runner:
         )
 
     @torch.no_grad()
-    def _compute_below(self, pack: Pack) -> Tensor:
-        found = []
+    def _compute_below(self, pack: Pack) -> None:
+        """Run the layers below over a pack and keep what comes out, item by item."""
 
-        def stop(module, args, kwargs):
-            found.append((args[0] if args else kwargs["hidden_states"])[0].clone())
+        def keep(module, args, kwargs):
+            hidden = (args[0] if args else kwargs["hidden_states"])[0]
+            for key, (start, stop) in zip(self._keys(pack), pack.segments):
+                self._below.setdefault(key, hidden[start:stop].clone())
             raise _Stop
 
+        if not pack.ids.numel():
+            return
         handle = blocks(self.model)[self.first_layer].register_forward_pre_hook(
-            stop, with_kwargs=True
+            keep, with_kwargs=True
         )
         try:
             self.model.base_model(**self._inputs(pack))
@@ -313,7 +319,6 @@ class Runner:
             pass
         finally:
             handle.remove()
-        return found[0]
 
 
 def _before_mlp_norm(block):

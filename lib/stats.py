@@ -26,15 +26,6 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
-    def apart(self, other: Estimate) -> bool:
-        """Do the two intervals not overlap?"""
-        return self.low > other.high or self.high < other.low
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Does the interval of a difference lie on one side of zero?"""
-        return self.low > 0 or self.high < 0
-
 
 def estimate(values, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:
     """Mean of values with an interval: Wilson for shares (only 0 and 1 occur), bootstrap otherwise.
@@ -81,7 +72,9 @@ def recovery(
 
     relearned: 0/1 per held-out fact; true: its true label; guesses: labels the attacked model
     gives invented subjects. prior: accuracy those guesses would have on the held-out label mix. 0
-    = only what it says about anybody, 1 = all that the unedited model knew.
+    = only what it says about anybody, 1 = all that the unedited model knew. R is undefined for
+    resamples that guesses get wholly right (with a handful of facts there are some); the interval
+    is over the others.
     """
     if not len(relearned):
         raise ValueError("no facts to average over: the held-out half is empty")
@@ -96,7 +89,8 @@ def recovery(
 
     def ratio(index):
         prior = lucky[index].mean(axis=-1)
-        return (hits[index].mean(axis=-1) - prior) / (unedited - prior)
+        room = numpy.where(prior < unedited, unedited - prior, numpy.nan)
+        return (hits[index].mean(axis=-1) - prior) / room
 
     everything = numpy.arange(len(hits))
     return _percentile(
@@ -105,5 +99,5 @@ def recovery(
 
 
 def _percentile(value, draws, level: float, n: int) -> Estimate:
-    low, high = numpy.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = numpy.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(value), float(low), float(high), n)

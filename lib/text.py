@@ -17,7 +17,7 @@ from lib import paths
 
 
 @torch.no_grad()
-def sample(model, tokenizer, n: int, length: int, seed: int, batch: int = 32) -> list[list[int]]:
+def sample(model, tokenizer, n: int, length: int, seed: int, batch: int = 64) -> list[list[int]]:
     """N passages of `length` tokens sampled from the model after its first token, as token ids."""
     from tqdm.auto import tqdm
 

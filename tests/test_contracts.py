@@ -72,8 +72,10 @@ def test_notebooks_are_lessons(path):
 
 
 def test_every_notebook_is_a_stage_and_every_stage_a_notebook():
-    extracted = {f"{name}.ipynb" for name in STAGES["code"]["foreach"]}
-    assert extracted == {p.name for p in NOTEBOOKS} == {notebook_of(s).name for s in RUNS.values()}
+    names = {p.stem for p in NOTEBOOKS}
+    assert {f"notebooks/{name}.ipynb" for name in names} == set(STAGES["code"]["deps"])
+    assert {f"data/code/{name}.py" for name in names} == set(STAGES["code"]["outs"])
+    assert names == {notebook_of(stage).stem for stage in RUNS.values()}
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -24,6 +24,7 @@ def edit_settings(**changes) -> Edit:
         weight_retain=1.0,
         weight_text=1.0,
         batch_facts=4,
+        batch_retain=4,
         batch_passages=1,
         max_steps=4,
         check_every=2,
@@ -196,7 +197,7 @@ def test_strength_rises_until_it_is_reached(pupil, short_formats, known, known_s
     facts = EditData(prompts, torch.tensor(targets), len(changed), [])
     early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
     start = mean_strength(Runner(pupil.model), facts)
-    wanted = edit_settings(max_steps=100, check_every=5, batch_facts=12)
+    wanted = edit_settings(max_steps=100, check_every=5, batch_facts=12, batch_retain=12)
     result = train(pupil.model, early, facts, wanted, seed=0)
     assert start < 0.1 and result.strength >= 0.9 and result.reached
     assert result.steps < 100 and result.steps % 5 == 0
@@ -224,6 +225,7 @@ def test_a_term_with_weight_zero_trains_nothing(fresh, middle, data):
 @pytest.mark.parametrize("term", ["edit", "retain", "text"])
 def test_training_one_term_lowers_it(fresh, middle, data, term):
     weights = {f"weight_{t}": float(t == term) for t in ("edit", "retain", "text")}
-    wanted = edit_settings(max_steps=12, batch_facts=30, batch_passages=4, **weights)
+    sizes = dict(batch_facts=30, batch_retain=30, batch_passages=4)
+    wanted = edit_settings(max_steps=12, **sizes, **weights)
     log = train(fresh("llama").model, middle, data, wanted, seed=0).log
     assert log[term].iloc[-1] < log[term].iloc[0] - 0.2

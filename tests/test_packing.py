@@ -151,6 +151,24 @@ def test_reused_layers_serve_any_later_composition(loaded, pack):
     torch.testing.assert_close(runner.logits(later, rows), expected, **CLOSE)
 
 
+def test_each_item_goes_through_the_layers_below_once(loaded, pack):
+    runner, lengths = Runner(loaded.model, DEEP), []
+    count = blocks(loaded.model)[0].register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(
+            (args[0] if args else kwargs["hidden_states"]).shape[1]
+        ),
+        with_kwargs=True,
+    )
+    first, again = Pack(pack.prompts.take([0, 1]), pack.passages[:1]), pack
+    try:
+        for part in (first, again, again):
+            runner._hidden_below(part)
+    finally:
+        count.remove()
+    prefix, new = len(pack.prompts.prefix), pack.ids.shape[1] - first.ids.shape[1]
+    assert lengths == [first.ids.shape[1], prefix + new]
+
+
 def test_reused_layers_give_the_same_gradients(loaded, pack):
     expected = gradients(loaded.model, Runner(loaded.model), pack)
     found = gradients(loaded.model, Runner(loaded.model, DEEP), pack)

@@ -23,6 +23,7 @@ SETTINGS = Relearn(
     steps=5,
     read_at=[0, 2, 5],
     batch_facts=4,
+    batch_retain=4,
     batch_passages=1,
     gate_retain=0.9,
     gate_train=0.9,

@@ -70,7 +70,7 @@ def relearn(
         batch = make_step(
             prompts,
             samplers[0](settings.batch_facts),
-            samplers[1](settings.batch_facts),
+            samplers[1](settings.batch_retain),
             targets,
             samplers[2](settings.batch_passages),
         )

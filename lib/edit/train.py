@@ -78,7 +78,7 @@ def train(
         step = make_step(
             data.prompts,
             samplers[0](settings.batch_facts),
-            samplers[1](settings.batch_facts),
+            samplers[1](settings.batch_retain),
             data.targets,
             samplers[2](settings.batch_passages),
         )
