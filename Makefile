@@ -35,7 +35,7 @@ env: .venv/ready  ## make .venv from the lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch .venv/ready
 
-lock:  ## resolve pyproject.toml anew into requirements.txt (after changing a pin)
+lock:  ## resolve pyproject.toml anew into requirements.txt (after changing a pin; with the oldest Python there is, or others cannot install it)
 	@rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet -e .
 	@(echo "# The full lock of pyproject.toml, made by 'make lock'; torch without a local build tag on purpose."; \
 	  .lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools \

@@ -10,9 +10,11 @@ import json
 import re
 import subprocess
 import tomllib
+from importlib.metadata import distributions
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from lib import config, paths, report
 from lib.figures import style
@@ -184,6 +186,18 @@ def test_the_three_environment_files_agree():
     assert project["requires-python"] == f">={python.removeprefix('python=')}"
     for local in ("+cpu", "nvidia", "index-url", "file:", "@ "):
         assert local not in lock, "the lock must work on other machines"
+
+
+def test_the_oldest_supported_python_can_install_the_lock():
+    """A lock made with a newer patch release may pin versions that 3.11.0 refuses."""
+    locked = pins((paths.ROOT / "requirements.txt").read_text().splitlines())
+    refused = [
+        f"{d.name}=={d.version}"
+        for d in distributions()
+        if d.metadata["Name"].lower().replace("_", "-").replace(".", "-") in locked
+        and not SpecifierSet(d.metadata.get("Requires-Python") or "").contains("3.11.0")
+    ]
+    assert not refused, "pin older versions of these, or make the lock with Python 3.11.0"
 
 
 def test_the_library_is_not_ignored_by_git():
