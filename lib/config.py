@@ -21,6 +21,8 @@ from lib import paths
 Share = Field(gt=0, lt=1)
 METHODS = (
     "fact-lookup",
+    "causal-tracing",
+    "attribution-patching",
     "random-mlps",
     "depth-matched-mlps",
     "mlp-window",
@@ -79,10 +81,28 @@ class FactLookup(_Block):
     regularization: float = Field(gt=0)
 
 
+class CausalTracing(_Block):
+    """Noise on the subject, one node restored at a time."""
+
+    facts: int = Field(ge=2)
+    noise: float = Field(gt=0)
+    draws: int = Field(ge=1)
+    min_gap: float = Field(ge=0, lt=1)
+
+
+class AttributionPatching(_Block):
+    """Random tokens in place of the subject, effects to first order."""
+
+    facts: int = Field(ge=2)
+    corruptions: int = Field(ge=1)
+
+
 class LocalizationSettings(_Block):
     """How one localization chooses its components; further keys belong to the method."""
 
     method: Literal[METHODS]
+    mlps_only: bool = False
+    rule: Literal["raw-sum", "per-weight", "published"] = "raw-sum"
     draw: int = 0
     start: int | None = Field(default=None, ge=0)
     mlps: list[int] = []
@@ -140,6 +160,8 @@ class Settings(_Block):
     tasks: dict[str, Task]
     seeds: list[int] = Field(min_length=1)
     text: Text
+    causal_tracing: CausalTracing
+    attribution_patching: AttributionPatching
     fact_lookup: FactLookup
     localizations: dict[str, LocalizationSettings]
     edit: Edit

@@ -27,6 +27,10 @@ LABELS = {
     "fact-lookup": "fact lookup",
     "depth-matched-mlps": "depth-matched",
     "random-mlps": "random MLPs",
+    "causal-tracing-mlps": "causal tracing, MLPs",
+    "causal-tracing": "causal tracing",
+    "attribution-patching-mlps": "attribution patching, MLPs",
+    "attribution-patching": "attribution patching",
     "all-mlps": "all MLPs",
     "nonlocalized": "nonlocalized",
     "unedited": "unedited model",
@@ -53,6 +57,10 @@ def style(name: str, depth: float = 0.5) -> dict:
         return dict(color="0.35", marker="s")
     if name.startswith("random-mlps"):
         return dict(color="0.55", marker="P")
+    if name.startswith("causal-tracing"):
+        return dict(color=COLORBLIND[6], marker="<" if name.endswith("mlps") else ">")
+    if name.startswith("attribution-patching"):
+        return dict(color=COLORBLIND[8], marker="<" if name.endswith("mlps") else ">")
     if name.startswith("mlp-window"):
         early, late = numpy.array(COLORBLIND[2]), numpy.array(COLORBLIND[3])
         return dict(color=tuple((1 - depth) * early + depth * late), marker="o")
@@ -60,8 +68,9 @@ def style(name: str, depth: float = 0.5) -> dict:
 
 
 def order(names) -> list[str]:
-    """Fact lookup, its controls, windows from early to late, unmatched sets; then anything else."""
-    ranks = ["fact-lookup", "depth-matched", "random", "mlp-window", "all-mlps", "nonlocalized"]
+    """Fact lookup, its controls, sets by effect, windows by depth, unmatched sets; then others."""
+    ranks = ["fact-lookup", "depth-matched", "causal-tracing", "attribution-patching", "random"]
+    ranks += ["mlp-window", "all-mlps", "nonlocalized"]
 
     def key(name):
         rank = next((i for i, r in enumerate(ranks) if name.startswith(r)), len(ranks))
@@ -110,6 +119,62 @@ def probe_curve(probes: pandas.DataFrame, lookup: dict, title: str):
     )
     axis.set_title(title, loc="left", wrap=True)
     axis.legend(loc="center right", bbox_to_anchor=(1, 0.42), frameon=True)
+    return figure
+
+
+def heat_maps(tables: dict[str, pandas.DataFrame], title: str):
+    """Effect of restoring one token at one layer, one panel per kind of node.
+
+    tables: {heading: effects, one row per token (in order of the prompt), one column per layer}.
+    """
+    height = 0.32 * len(next(iter(tables.values()))) + 1.3
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.2 * len(tables), height), sharey=True)
+    top = max(table.to_numpy().max() for table in tables.values())
+    for axis, (heading, table) in zip(axes, tables.items()):
+        seaborn.heatmap(
+            table, ax=axis, vmin=0, vmax=top, cmap="Purples", linewidths=0.3, cbar=axis is axes[-1]
+        )
+        axis.set(xlabel="layer", title=heading)
+        axis.set_yticks([i + 0.5 for i in range(len(table))], list(table.index), rotation=0)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def node_effects(effect: pandas.DataFrame, words: str, title: str):
+    """Effects of all nodes: heads as a map (head x layer), MLPs as points with intervals.
+
+    effect: rows (kind, layer, head, effect, low, high); words: what an effect of 1 means.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(1.15, 1))
+    heads = effect[effect.kind == "head"].pivot(index="head", columns="layer", values="effect")
+    size = heads.abs().to_numpy().max()
+    seaborn.heatmap(heads, ax=axes[0], cmap="vlag", center=0, vmin=-size, vmax=size, linewidths=0.3)
+    axes[0].set(title="attention heads", xlabel="layer", ylabel="head")
+    mlps = effect[effect.kind == "mlp"].sort_values("layer")
+    error = [mlps.effect - mlps.low, mlps.high - mlps.effect]
+    axes[1].errorbar(
+        mlps.layer, mlps.effect, yerr=error, fmt="o", ms=4, color=COLORBLIND[0], capsize=2
+    )
+    axes[1].axhline(0, **CHANCE)
+    axes[1].set(title="MLPs", xlabel="layer", ylabel=words, xticks=range(len(mlps)))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def agreement(table: pandas.DataFrame, title: str):
+    """Estimated against exact effects, one point per node; table: rows (kind, estimate, exact)."""
+    figure, axis = plt.subplots(figsize=(5.4, 4.6))
+    looks = {"head": (COLORBLIND[1], "o", "attention heads"), "mlp": (COLORBLIND[0], "D", "MLPs")}
+    for kind, (color, marker, words) in looks.items():
+        rows = table[table.kind == kind]
+        axis.plot(rows.exact, rows.estimate, marker, color=color, ms=4.5, alpha=0.8, label=words)
+    ends = [table[["exact", "estimate"]].min().min(), table[["exact", "estimate"]].max().max()]
+    axis.plot(ends, ends, **CHANCE, label="estimate = exact")
+    axis.set(xlabel="exact change by patching", ylabel="change estimated from one gradient")
+    axis.legend(frameon=True)
+    axis.set_title(title, loc="left", fontsize=10)
     return figure
 
 

@@ -30,6 +30,11 @@ def localize(task: str, seed: int) -> Path:
     return DATA / "localize" / task / str(seed)
 
 
+def effects(method: str, task: str, seed: int) -> Path:
+    """Folder with the effects of heads and MLPs on the output, by one method."""
+    return DATA / method.replace("-", "_") / task / str(seed)
+
+
 def chosen(task: str, seed: int, localization: str = "") -> Path:
     """Folder of the chosen component sets, or the json file of one localization."""
     folder = DATA / "chosen" / task / str(seed)

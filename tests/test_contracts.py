@@ -147,7 +147,7 @@ def test_stages_read_no_settings_they_do_not_list(name):
 
 
 def test_one_vocabulary_of_localizations():
-    assert set(config.METHODS) == set(select._METHODS)
+    assert set(config.METHODS) == {*select._METHODS, *select.RANKED}
     for name in PARAMS["localizations"]:
         assert re.fullmatch(r"[a-z][a-z0-9-]*", name), "letters, digits and hyphens only"
         assert {"color", "marker"} <= set(style(name))

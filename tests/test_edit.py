@@ -188,7 +188,8 @@ def test_another_seed_draws_another_order_of_every_kind_of_item(
     assert first != other
 
 
-def test_strength_rises_until_it_is_reached(pupil, short_formats, known, known_split):
+@pytest.mark.parametrize("batch", [12, 8])
+def test_strength_rises_until_it_is_reached(batch, pupil, short_formats, known, known_split):
     changed, kept = (
         [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
     )
@@ -197,10 +198,12 @@ def test_strength_rises_until_it_is_reached(pupil, short_formats, known, known_s
     facts = EditData(prompts, torch.tensor(targets), len(changed), [])
     early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
     start = mean_strength(Runner(pupil.model), facts)
-    wanted = edit_settings(max_steps=100, check_every=5, batch_facts=12, batch_retain=12)
+    wanted = edit_settings(max_steps=100, check_every=5, batch_facts=batch, batch_retain=12)
     result = train(pupil.model, early, facts, wanted, seed=0)
     assert start < 0.1 and result.strength >= 0.9 and result.reached
-    assert result.steps < 100 and result.steps % 5 == 0
+    assert result.steps < 100 and (batch == 12 or result.steps % 5 == 0)
+    seen = result.log.strength.notna()
+    assert seen.all() if batch == 12 else seen.sum() == result.steps / 5
     assert result.strength == pytest.approx(mean_strength(Runner(pupil.model), facts), rel=1e-4)
 
 

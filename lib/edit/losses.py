@@ -44,12 +44,21 @@ def make_step(
 def losses(runner: Runner, step: Step) -> dict[str, Tensor]:
     """{"edit", "retain", "text"}: mean negative log probabilities of one step (0 where it has no
     items)."""
+    return {name: mean(part) for name, part in term_nll(runner, step).items()}
+
+
+def mean(part: Tensor) -> Tensor:
+    """Mean over a term's items, 0 if there are none."""
+    return part.mean() if len(part) else part.new_zeros(())
+
+
+def term_nll(runner: Runner, step: Step) -> dict[str, Tensor]:
+    """{"edit", "retain", "text"}: negative log probability of every item of one step."""
     answer_rows, text_rows = step.pack.answer_rows, step.pack.text_rows
     wanted = torch.cat([step.wanted, step.pack.text_targets])
     nll = runner.nll(step.pack, torch.cat([answer_rows, text_rows]), wanted)
     n, facts = step.n_changed, len(answer_rows)
-    parts = {"edit": nll[:n], "retain": nll[n:facts], "text": nll[facts:]}
-    return {name: part.mean() if len(part) else nll.new_zeros(()) for name, part in parts.items()}
+    return {"edit": nll[:n], "retain": nll[n:facts], "text": nll[facts:]}
 
 
 class Sampler:

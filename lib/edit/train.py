@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from lib.components import Localization, matrices
 from lib.config import Edit
-from lib.edit.losses import Sampler, losses, make_step
+from lib.edit.losses import Sampler, make_step, mean, term_nll
 from lib.packing import Prompts, Runner
 
 
@@ -72,9 +72,10 @@ def train(
     for parameter in weights.values():
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
-    log, strength = [], mean_strength(runner, data)
+    whole = settings.batch_facts >= data.n_changed  # then every step sees the strength for free
+    log, strength = [], 0.0
     bar = tqdm(total=settings.max_steps, desc=localization.name)
-    while len(log) < settings.max_steps and strength < settings.strength:
+    while True:
         step = make_step(
             data.prompts,
             samplers[0](settings.batch_facts),
@@ -82,7 +83,17 @@ def train(
             data.targets,
             samplers[2](settings.batch_passages),
         )
-        terms = losses(runner, step)
+        last = len(log) == settings.max_steps
+        nll = term_nll(runner, step) if whole else None
+        if whole or last or len(log) % settings.check_every == 0:
+            strength = mean_probability(nll["edit"]) if whole else mean_strength(runner, data)
+            bar.set_postfix(strength=f"{strength:.2f}")
+            if log:
+                log[-1]["strength"] = strength
+            if last or strength >= settings.strength:
+                break
+        nll = nll or term_nll(runner, step)
+        terms = {name: mean(part) for name, part in nll.items()}
         loss = (
             settings.weight_edit * terms["edit"]
             + settings.weight_retain * terms["retain"]
@@ -94,10 +105,6 @@ def train(
         optimizer.step()
         log.append({"step": len(log) + 1} | {k: v.item() for k, v in terms.items()})
         bar.update()
-        if len(log) % settings.check_every == 0 or len(log) == settings.max_steps:
-            strength = mean_strength(runner, data)
-            log[-1]["strength"] = strength
-            bar.set_postfix(strength=f"{strength:.2f}")
     bar.close()
     for parameter in weights.values():
         parameter.requires_grad_(False)
@@ -113,7 +120,12 @@ def mean_strength(runner: Runner, data: EditData) -> float:
     """Mean probability of the new answer, over the whole vocabulary, on the facts to change."""
     changed = range(data.n_changed)
     nll = runner.answer_nll(data.prompts.take(changed), data.targets[: data.n_changed])
-    return (-nll).exp().mean().item()
+    return mean_probability(nll)
+
+
+def mean_probability(nll: Tensor) -> float:
+    """Mean of exp(-nll)."""
+    return (-nll.detach()).exp().mean().item()
 
 
 def fingerprint(model, except_for: set[str] = frozenset()) -> dict[str, int]:

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import random
 
+import pandas
+
 from lib.components import Component, Localization
 from lib.config import LocalizationSettings
+from lib.localize.scores import layer_scores, ranking
 
 DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
 MAX_OVERLAP = 0.5  # Jaccard overlap with fact-lookup (section 4.6)
 TRIES = 20_000
+RANKED = ("causal-tracing", "attribution-patching")  # by effect on the output
 
 
 def fill(order: list[Component], sizes: dict[Component, int], budget: int) -> tuple[Component, ...]:
@@ -41,16 +45,21 @@ def select(
     sizes: dict[Component, int],
     lookup: list[int],
     seed: int,
+    effects: dict[str, pandas.DataFrame] | None = None,
 ) -> Localization:
     """The components that localization `name` trains.
 
     sizes: weights of every component of the model; lookup: fact-lookup layers, which set the
-    budget. Random draws depend on (method, seed, draw) only. ValueError names a window that does
-    not fit.
+    budget; effects: {method: rows (kind, layer, head, effect)} for methods that rank by effect on
+    the output. Random draws depend on (method, seed, draw) only. ValueError names a window that
+    does not fit.
     """
     lookup_set = tuple(Component("mlp", layer) for layer in lookup)
     budget = sum(sizes[c] for c in lookup_set)
-    chosen, note = _METHODS[settings.method](name, settings, sizes, lookup_set, budget, seed)
+    if settings.method in RANKED:
+        chosen, note = _ranked(settings, sizes, budget, effects[settings.method])
+    else:
+        chosen, note = _METHODS[settings.method](name, settings, sizes, lookup_set, budget, seed)
     matched = settings.method not in ("all-mlps", "nonlocalized", "literal")
     weights = sum(sizes[c] for c in chosen)
     return Localization(name, chosen, weights, budget if matched else 0, note)
@@ -72,6 +81,14 @@ def _mlps(sizes) -> list[Component]:
 
 def _fact_lookup(name, settings, sizes, lookup, budget, seed):
     return lookup, "MLP layers in which probe accuracy at the subject's last token rises"
+
+
+def _ranked(settings, sizes, budget, effects):
+    order = ranking(layer_scores(effects, sizes, settings.rule))
+    if settings.mlps_only:
+        order = [c for c in order if c.kind == "mlp"]
+    what = "MLP layers" if settings.mlps_only else "layers"
+    return fill(order, sizes, budget), f"{what} by {settings.method}, {settings.rule}"
 
 
 def _random_mlps(name, settings, sizes, lookup, budget, seed):

@@ -1,0 +1,100 @@
+"""From effects of nodes to a ranking of layers: one rule for causal tracing and attribution
+patching.
+
+A layer's score is the sum over its nodes of the absolute effect (section 4.2, 4.3); divided by its
+weights for `per-weight`; the published rule is the absolute value of the signed sum, so effects
+cancel inside a layer.
+"""
+
+from __future__ import annotations
+
+import numpy
+import pandas
+
+from lib.components import Component
+
+RULES = ("raw-sum", "per-weight", "published")
+NODE = ["kind", "layer", "head"]
+
+
+def traced(rows: pandas.DataFrame, min_effect: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """(change, gap) of causal tracing: change (facts x nodes) = p_restored - p_corrupt; gap (facts)
+    = p_clean - p_corrupt. Facts whose gap is below min_effect are left out: noise did not hurt
+    them. ValueError if none is left.
+    """
+    rows = rows.assign(change=rows.p_restored - rows.p_corrupt, gap=rows.p_clean - rows.p_corrupt)
+    return _table(rows, rows.gap >= min_effect, "noise on the subject hurts no fact")
+
+
+def attributed(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """(change, gap) of attribution or exact patching: change = score; gap = ld_clean - ld_corrupt.
+
+    Facts whose gap is not above zero are left out: for them the corrupt prompt is no worse.
+    """
+    rows = rows.assign(change=rows.score, gap=rows.ld_clean - rows.ld_corrupt)
+    return _table(rows, rows.gap > 0, "no fact is told apart from its corruption")
+
+
+def _table(rows, keep, reason):
+    kept = rows[keep]
+    if kept.empty:
+        raise ValueError(f"{reason}: raise the noise, use more facts or a larger model")
+    change = kept.pivot_table("change", "id", NODE, sort=False)
+    return change, kept.groupby("id").gap.first()[change.index]
+
+
+def effects(
+    change: pandas.DataFrame,
+    gap: pandas.Series,
+    level: float = 0.95,
+    resamples: int = 500,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """One row per node: effect = mean change / mean gap (ratio of means), with a bootstrap interval
+    over facts."""
+    values, weight = change.to_numpy(), gap.to_numpy()
+    draws = _resample(len(weight), resamples, seed)
+    spread = values[draws].mean(1) / weight[draws].mean(1)[:, None]
+    low, high = numpy.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    nodes = change.columns.to_frame(index=False)
+    return nodes.assign(effect=values.mean(0) / weight.mean(), low=low, high=high, n=len(weight))
+
+
+def layer_scores(
+    effect: pandas.DataFrame, sizes: dict[Component, int], rule: str = "raw-sum"
+) -> dict[Component, float]:
+    """{component: score} from rows (kind, layer, head, effect); ValueError for an unknown rule."""
+    if rule not in RULES:
+        raise ValueError(f"unknown rule '{rule}' for layer scores: use one of {', '.join(RULES)}")
+    kind = effect.kind.map(lambda k: "mlp" if k == "mlp" else "attention")
+    groups = effect.assign(kind=kind).groupby(["kind", "layer"]).effect
+    total = groups.sum().abs() if rule == "published" else groups.apply(lambda e: e.abs().sum())
+    scores = {Component(k, int(layer)): float(v) for (k, layer), v in total.items()}
+    return {c: v / sizes[c] for c, v in scores.items()} if rule == "per-weight" else scores
+
+
+def ranking(scores: dict[Component, float]) -> list[Component]:
+    """Components, highest score first; ties by component, so that the order never wavers."""
+    return sorted(scores, key=lambda c: (-scores[c], c))
+
+
+def stability(
+    change: pandas.DataFrame, gap: pandas.Series, choose, draws: int = 20, seed: int = 0
+) -> list[float]:
+    """Overlap (Jaccard) of what `choose(effect rows)` picks from two random halves of the facts."""
+    rng, found = numpy.random.default_rng(seed), []
+    for _ in range(draws):
+        order = rng.permutation(len(gap))
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        a, b = (set(choose(_effect_of(change.iloc[h], gap.iloc[h]))) for h in halves)
+        found.append(len(a & b) / len(a | b))
+    return found
+
+
+def _effect_of(change: pandas.DataFrame, gap: pandas.Series) -> pandas.DataFrame:
+    value = change.to_numpy().mean(0) / gap.to_numpy().mean()
+    return change.columns.to_frame(index=False).assign(effect=value)
+
+
+def _resample(n: int, resamples: int, seed: int) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).integers(0, n, (resamples, n))
