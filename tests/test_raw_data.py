@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pandas
 import pytest
+import yaml
 
 from lib import paths
 from lib.facts.tables import load_table
@@ -81,3 +83,55 @@ def test_every_task_has_its_tables(settings, formats):
         columns = task.subject_column, task.label_column
         for file in (task.table, task.never_known):
             assert set(load_table(paths.ROOT / file, *columns).label) <= set(formats.labels)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return pandas.read_csv(RAW / "world.csv", dtype=str, keep_default_na=False)
+
+
+@pytest.fixture(scope="module")
+def wordings():
+    return yaml.safe_load((RAW / "world_formats.yaml").read_text())
+
+
+def test_there_are_many_world_facts(world):
+    assert len(world) >= 1500 and world.relation.nunique() >= 12
+    assert world.relation.value_counts().min() >= 60
+
+
+def test_world_facts_are_stated_once_and_give_nothing_away(world):
+    assert not world.duplicated(["relation", "subject"]).any()
+    assert world.eq(world.apply(lambda column: column.str.strip())).all(axis=None)
+    assert world.ne("").all(axis=None)
+    leaks = [r for r in world.itertuples() if r.object.lower() in r.subject.lower().split()]
+    assert not leaks
+
+
+def test_every_relation_has_another_answer_for_an_edit(world):
+    assert world.groupby("relation").object.nunique().min() >= 2
+
+
+def test_every_relation_can_be_asked(world, wordings):
+    assert set(wordings) == set(world.relation)
+    for relation, form in wordings.items():
+        subjects = set(world.subject[world.relation == relation])
+        assert len(form["examples"]) == 3
+        assert not subjects & {subject for subject, _ in form["examples"]}
+        probes = form.get("vocabulary", {})
+        asked = [form["training"], *form["rewordings"].values()]
+        asked += [probe["wording"] for probe in probes.values()]
+        assert len(form["rewordings"]) >= 3
+        assert all(a.count("{subject}") == 1 and a == a.rstrip() for a in asked)
+
+
+def test_vocabulary_probes_answer_every_object_with_a_word_of_its_own(world, wordings):
+    probed = 0
+    for relation, form in wordings.items():
+        objects = set(world.object[world.relation == relation])
+        objects |= {word for _, word in form["examples"]}
+        for probe in form.get("vocabulary", {}).values():
+            probed += 1
+            assert objects == set(probe["answers"])
+            assert len(set(probe["answers"].values())) == len(probe["answers"])
+    assert probed >= 5
