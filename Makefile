@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lab readme env lint lock
+.PHONY: help repro test bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ repro: env  ## build every table and figure (about half an hour on two cores), t
 
 test: env  ## all tests, a small pipeline through papermill included (some minutes)
 	@python -m pytest
+
+bench: env  ## time localization against the plain loop and the libraries' recipes (after repro; minutes)
+	@python -m bench.speed
 
 lab: env  ## open the notebooks in JupyterLab; what you run there is written to data/play only
 	@jupyter lab notebooks

@@ -11,10 +11,11 @@ import pytest
 import torch
 import toy
 
-from lib.components import Component, blocks, sizes
+from bench import plain
+from lib.components import Component, sizes
 from lib.facts.formats import answer_tokens, encode, subject_positions
 from lib.localize import attribution, circuit, scores, tracing
-from lib.localize.nodes import Cases, Node, Restarter, heads_and_mlps, reading, replacing
+from lib.localize.nodes import Cases, Node, Restarter, heads_and_mlps
 from lib.localize.probes import probe_accuracy, rise_rule
 from lib.packing import Prompts
 
@@ -56,51 +57,17 @@ def full(cases: Cases, i: int) -> torch.Tensor:
     return torch.tensor([[*cases.prompts.prefix, *cases.prompts.suffixes[i]]])
 
 
-@torch.no_grad()
-def plain_trace(model, cases: Cases, i: int, node: Node, scale: float, place: str) -> list[float]:
-    """(p_clean, p_corrupt, p_restored) of one fact, one full pass of the model at a time."""
-    ids, positions = full(cases, i), list(cases.subjects[i])
-    rows = positions[-1:] if place == "subject-last" else list(range(ids.shape[1]))
-
-    def answer():
-        return model(ids).logits[0, -1].float().softmax(-1)[cases.targets[i]].item()
-
-    with reading(model) as clean:
-        p_clean = answer()
-    restored, corrupt = [], []
-    for draw in range(DRAWS):
-        shape = (len(positions), clean.before[0].shape[1])
-        noise = scale * tracing.noise_for(cases.ids[i], draw, 0, shape)
-
-        def disturb(module, args, kwargs, noise=noise):
-            changed = (args[0] if args else kwargs["hidden_states"]).clone()
-            changed[0, positions] += noise
-            return (changed, *args[1:]), {k: v for k, v in kwargs.items() if k != "hidden_states"}
-
-        handle = blocks(model)[0].register_forward_pre_hook(disturb, with_kwargs=True)
-        corrupt.append(answer())
-        size = clean.heads[0].shape[1] // model.config.num_attention_heads
-        where = slice(node.head * size, (node.head + 1) * size) if node.head >= 0 else slice(None)
-        with replacing(model, node, clean.of(node)[rows][:, where], torch.tensor(rows)):
-            restored.append(answer())
-        handle.remove()
-    return [p_clean, numpy.mean(corrupt), numpy.mean(restored)]
-
-
 @pytest.mark.parametrize("place", ["all", "subject-last"])
 def test_tracing_equals_the_plain_loop(loaded, cases, place):
-    found = tracing.trace(
-        loaded.model, cases, NODES, 3.0, DRAWS, seed=0, places=[place] * len(cases.ids)
+    two = cases.take([0, 3])
+    found, expected = (
+        trace(loaded.model, two, NODES, 3.0, DRAWS, 0, [place] * 2)
+        for trace in (tracing.trace, plain.trace)
     )
-    found = found.set_index(["id", "kind", "layer", "head"])
-    scale = 3.0 * tracing.subject_scale(Restarter(loaded.model), cases)
-    for i in (0, 3):
-        for node in NODES:
-            row = found.loc[(cases.ids[i], node.kind, node.layer, node.head)]
-            expected = plain_trace(loaded.model, cases, i, node, scale, place)
-            assert row[["p_clean", "p_corrupt", "p_restored"]].tolist() == pytest.approx(
-                expected, rel=2e-3, abs=1e-7
-            )
+    keys, values = ["id", "place", "kind", "layer", "head"], ["p_clean", "p_corrupt", "p_restored"]
+    found, expected = (t.set_index(keys)[values].sort_index() for t in (found, expected))
+    assert list(found.index) == list(expected.index)
+    assert found.to_numpy() == pytest.approx(expected.to_numpy(), rel=2e-3, abs=1e-7)
 
 
 def test_noise_hurts_and_nodes_differ(traced):

@@ -1,0 +1,1 @@
+"""Speed of our localization methods against the plain way and the libraries' recipes."""
