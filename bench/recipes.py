@@ -37,6 +37,7 @@ def transformer_lens(loaded, cases, nodes, words, corruptions, seed) -> pandas.D
             if slopes:
                 value.retain_grad()
             found[name] = value
+            return value  # some hook points hand out a reshaped copy, which must go on being used
 
         hooks = [("hook_embed", begin), *((name, partial(keep, name=name)) for name in names)]
         ld = ld_of(lens.run_with_hooks(ids, fwd_hooks=hooks)[:, -1])
