@@ -106,7 +106,7 @@ def _operations(run) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def compare(repeats: int = 1) -> pandas.DataFrame:
+def compare() -> pandas.DataFrame:
     """Run all contenders one after another and check that their scores agree."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
