@@ -24,8 +24,9 @@ def trace(
     draws: int,
     seed: int,
     places: list[str] | None = None,
+    repeats: int = 1,
 ) -> pandas.DataFrame:
-    """Rows id, place, kind, layer, head, p_clean, p_corrupt, p_restored; places: "all" or
+    """Rows id, place, kind, layer, head, repeat, p_clean, p_corrupt, p_restored; places: "all" or
     "subject-last" for each fact."""
     scale = noise * subject_scale(Restarter(model), cases)
     places, rows = places or ["all"] * len(cases.ids), []
@@ -40,14 +41,16 @@ def trace(
         with reading(model) as clean:
             p_clean = answer()
         shape = (len(positions), clean.before[0].shape[1])
-        noises = [scale * noise_for(name, k, seed, shape) for k in range(draws)]
-        p_corrupt = numpy.mean([_disturbed(model, positions, n, answer) for n in noises])
-        for node in nodes:
-            values = clean.of(node)[where][:, columns(model, node)]
-            with replacing(model, node, values, torch.tensor(where)):
-                found = numpy.mean([_disturbed(model, positions, n, answer) for n in noises])
-            row = {"p_clean": p_clean, "p_corrupt": p_corrupt, "p_restored": found}
-            rows.append({"id": name, "place": place} | vars(node) | row)
+        for repeat in range(repeats):
+            numbers = range(repeat * draws, (repeat + 1) * draws)
+            noises = [scale * noise_for(name, k, seed, shape) for k in numbers]
+            p_corrupt = numpy.mean([_disturbed(model, positions, n, answer) for n in noises])
+            for node in nodes:
+                values = clean.of(node)[where][:, columns(model, node)]
+                with replacing(model, node, values, torch.tensor(where)):
+                    found = numpy.mean([_disturbed(model, positions, n, answer) for n in noises])
+                row = {"p_clean": p_clean, "p_corrupt": p_corrupt, "p_restored": found}
+                rows.append({"id": name, "place": place} | vars(node) | {"repeat": repeat} | row)
     return pandas.DataFrame(rows)
 
 

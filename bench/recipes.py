@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.components import blocks
 from lib.engines import bridge, traceable
-from lib.localize.attribution import corrupted
+from lib.localize.corruption import averaged, corrupted
 from lib.localize.nodes import Cases, Node, columns, mlp_output, projection
 
 
@@ -117,8 +117,7 @@ def _loop(model, cases: Cases, nodes: list[Node], words, corruptions, seed, clea
                 parts.append(
                     row | {"ld_clean": ld_clean.tolist(), "ld_corrupt": ld_corrupt.tolist()}
                 )
-    rows = pandas.concat([pandas.DataFrame(p) for p in parts], ignore_index=True)
-    return rows.groupby(["id", "kind", "layer", "head"], sort=False).mean().reset_index()
+    return averaged(parts)
 
 
 def _ids(cases: Cases) -> Tensor:

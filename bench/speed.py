@@ -31,21 +31,19 @@ FOLDER = Path(__file__).parent
 def work(method: str, contender: str, target: Path) -> dict:
     """Run one contender once for its scores and time, once for its operations."""
     from lib import config, models, paths
-    from lib.facts.formats import load_formats
     from lib.facts.records import load_facts
+    from lib.facts.tasks import catalogue
     from lib.localize.nodes import Cases, heads_and_mlps
 
     settings = config.load()
     task = next(iter(settings.tasks))
-    formats = load_formats(paths.ROOT / settings.task(task).formats)
+    formats = catalogue(settings.task(task))
     facts, split = load_facts(paths.facts(task, settings.seeds[0]))
     loaded = models.load(settings.model.name, "cpu")
     wanted = TRACING if method == "causal tracing" else ATTRIBUTION
     chosen = [facts[i] for i in split.forget[: wanted["facts"]]]
-    cases, nodes = (
-        Cases.of(loaded.tokenizer, formats.training, chosen),
-        heads_and_mlps(loaded.model),
-    )
+    forms, nodes = formats.forms(formats.training), heads_and_mlps(loaded.model)
+    cases = Cases.of(loaded.tokenizer, forms, chosen)
     run = _runner(method, contender, loaded, cases, nodes)
     sum(p.sum().item() for p in loaded.model.parameters())  # bring the weights into memory
     rate, before = _achievable(), _peak()
@@ -63,14 +61,14 @@ def work(method: str, contender: str, target: Path) -> dict:
 
 
 def _runner(method: str, contender: str, loaded, cases, nodes):
-    from lib.localize import attribution, tracing
+    from lib.localize import attribution, corruption, tracing
 
     if method == "causal tracing":
         from bench import plain
 
         trace = tracing.trace if contender == "ours" else plain.trace
         return lambda: trace(loaded.model, cases, nodes, 3.0, TRACING["draws"], 0)
-    words = attribution.plain_tokens(loaded.tokenizer)
+    words = corruption.plain_tokens(loaded.tokenizer)
     arguments = cases, nodes, words, ATTRIBUTION["corruptions"], 0
     if contender == "ours":
         return lambda: attribution.attribute(loaded.model, *arguments)

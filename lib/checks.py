@@ -17,17 +17,13 @@ FREE_GIB = (
 
 def check_all() -> config.Settings:
     """Check settings, model name, fact tables, formats and free disk; returns the settings."""
-    from lib.facts.formats import load_formats
-    from lib.facts.tables import load_table
+    from lib.facts.tasks import load_task
     from lib.models import check_name
 
     settings = config.load()
     check_name(settings.model.name)
     for task in settings.tasks.values():
-        labels = load_formats(paths.ROOT / task.formats).labels
-        columns = (task.subject_column, task.label_column)
-        load_table(paths.ROOT / task.table, *columns, task.edit_column, labels)
-        load_table(paths.ROOT / task.never_known, *columns, None, labels)
+        load_task(task)
     free = shutil.disk_usage(paths.ROOT).free / 2**30
     if free < FREE_GIB and not paths.model(settings.model.name).exists():
         raise OSError(

@@ -1,9 +1,9 @@
 """The one vocabulary of places in a network: which component owns which weight matrices.
 
-A trainable unit is a whole MLP layer or a whole attention layer: all of its weight *matrices*.
-Biases, norms, embeddings and the unembedding are never trained (section 3).
-Names follow the family's own modules, so the same code serves Gemma, Llama, Qwen, GPT-2 and GPT-
-NeoX.
+A trainable unit is a whole MLP layer or a whole attention layer, that is all of its weight
+*matrices*, or a single one of them. Biases, norms, embeddings and the unembedding are never
+trained (section 3). Names follow the family's own modules, so the same code serves Gemma, Llama,
+Qwen, GPT-2 and GPT-NeoX.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ KINDS = ("mlp", "attention")
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """One MLP or attention layer; layers are numbered from 0."""
+    """One MLP or attention layer, or with `matrix` a single matrix of it; layers count from 0."""
 
     kind: str
     layer: int
+    matrix: str = ""
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -54,12 +55,16 @@ class Localization:
         return min(c.layer for c in self.components)
 
     def layers(self, kind: str) -> list[int]:
-        """Sorted layers of one kind."""
-        return sorted(c.layer for c in self.components if c.kind == kind)
+        """Sorted layers of one kind in which something is trained."""
+        return sorted({c.layer for c in self.components if c.kind == kind})
 
     def save(self, path: Path) -> None:
         """Write a small readable json file."""
-        row = asdict(self) | {"components": [[c.kind, c.layer] for c in self.components]}
+        row = asdict(self) | {
+            "components": [
+                [c.kind, c.layer, *([c.matrix] if c.matrix else [])] for c in self.components
+            ]
+        }
         path.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n")
 
     @staticmethod
@@ -86,7 +91,7 @@ def blocks(model):
 
 
 def matrices(model) -> dict[Component, dict[str, object]]:
-    """Weight matrices of every component: {Component: {parameter name: Parameter}}."""
+    """Weight matrices of every layer: {Component: {parameter name: Parameter}}."""
     names = {id(p): n for n, p in model.named_parameters()}
     table: dict[Component, dict[str, object]] = {}
     for layer, block in enumerate(blocks(model)):
@@ -98,6 +103,24 @@ def matrices(model) -> dict[Component, dict[str, object]]:
     return table
 
 
+def single_matrices(model) -> dict[Component, dict[str, object]]:
+    """The same, one matrix at a time; `matrix` is the family's own name, such as q_proj."""
+    return {
+        Component(c.kind, c.layer, name.split(".")[-2]): {name: parameter}
+        for c, parameters in matrices(model).items()
+        for name, parameter in parameters.items()
+    }
+
+
 def sizes(model) -> dict[Component, int]:
-    """Number of trainable weights of every component."""
-    return {c: sum(p.numel() for p in ps.values()) for c, ps in matrices(model).items()}
+    """Number of trainable weights of every layer."""
+    return _count(matrices(model))
+
+
+def unit_sizes(model) -> dict[Component, int]:
+    """Number of weights of every layer and of every single matrix."""
+    return _count(matrices(model) | single_matrices(model))
+
+
+def _count(units) -> dict[Component, int]:
+    return {c: sum(p.numel() for p in ps.values()) for c, ps in units.items()}

@@ -23,7 +23,9 @@ METHODS = (
     "fact-lookup",
     "causal-tracing",
     "attribution-patching",
+    "fact-lookup-swapped",
     "random-mlps",
+    "random",
     "depth-matched-mlps",
     "mlp-window",
     "literal",
@@ -47,11 +49,18 @@ class ModelSettings(_Block):
 class Task(_Block):
     """Where the facts of a task come from and how they are split."""
 
+    source: Literal["table", "counterfact"] = "table"
     table: str
-    formats: str
-    never_known: str
-    subject_column: str
-    label_column: str
+    formats: str | None = None
+    never_known: str | None = None
+    relation_column: str | None = None
+    subject_column: str | None = None
+    label_column: str | None = None
+    relations: list[str] | None = None
+    answers: Literal["single-token", "first-token"] = "single-token"
+    lookup: Literal["probes", "path-patching"]
+    probed_relation: str | None = None
+    swap_with: str | None = None
     per_label: int | None = Field(default=None, ge=1)
     edit_column: str | None = None
     min_probability: float = Field(ge=0, lt=1)
@@ -72,13 +81,18 @@ class Text(_Block):
 
 
 class FactLookup(_Block):
-    """The rise rule on probe accuracy by layer."""
+    """The rise rule on probe accuracy by layer, and two-step path patching."""
 
     start_fraction: float = Share
     end_fraction: float = Share
     splits: int = Field(ge=2)
+    repeats: int = Field(ge=2)
     test_share: float = Share
     regularization: float = Field(gt=0)
+    heads: int = Field(ge=1)
+    threshold: float = Share
+    rule: Literal["signed", "absolute"] = "signed"
+    corruptions: int = Field(ge=1)
 
 
 class CausalTracing(_Block):
@@ -87,6 +101,7 @@ class CausalTracing(_Block):
     facts: int = Field(ge=2)
     noise: float = Field(gt=0)
     draws: int = Field(ge=1)
+    repeats: int = Field(ge=2)
     min_gap: float = Field(ge=0, lt=1)
 
 
@@ -95,6 +110,7 @@ class AttributionPatching(_Block):
 
     facts: int = Field(ge=2)
     corruptions: int = Field(ge=1)
+    repeats: int = Field(ge=2)
 
 
 class LocalizationSettings(_Block):
@@ -164,6 +180,7 @@ class Settings(_Block):
     attribution_patching: AttributionPatching
     fact_lookup: FactLookup
     localizations: dict[str, LocalizationSettings]
+    compare: list[str] = Field(min_length=1)
     edit: Edit
     attack_formats: AttackFormats
     attack_relearn: Relearn
@@ -205,16 +222,22 @@ def parse(raw: dict) -> Settings:
             raise ValueError(
                 f"localization '{name}' is empty: list layers under `mlps` or `attention`"
             )
+    if "fact-lookup" not in settings.localizations:
+        raise ValueError(
+            "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
+        )
+    for name in settings.compare:
+        settings.localization(name)
+    twice = [n for n in settings.compare if settings.compare.count(n) > 1]
+    if twice:
+        raise ValueError(f"`compare` lists '{twice[0]}' twice: delete one of the two lines")
     for name, task in settings.tasks.items():
+        _check_task(name, task, settings)
         if task.retain_train + task.retain_val >= 1:
             raise ValueError(
                 f"retain_train and retain_val of task '{name}' leave no facts for the test: "
                 "lower them so that their sum is below 1"
             )
-    if "fact-lookup" not in settings.localizations:
-        raise ValueError(
-            "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
-        )
     reads = settings.attack_relearn.read_at
     if (
         reads[:1] != [0]
@@ -225,6 +248,19 @@ def parse(raw: dict) -> Settings:
             "attack_relearn.read_at must rise from 0 to attack_relearn.steps: correct the list"
         )
     return settings
+
+
+def _check_task(name: str, task: Task, settings: Settings) -> None:
+    needed = ("formats", "never_known", "subject_column", "label_column")
+    lacking = [n for n in needed if task.source == "table" and getattr(task, n) is None]
+    if lacking:
+        raise ValueError(f"task '{name}' lacks the parameter '{lacking[0]}': add it")
+    swapped = [n for n, b in settings.localizations.items() if b.method == "fact-lookup-swapped"]
+    if swapped and task.swap_with not in {*settings.tasks} - {name}:
+        raise ValueError(
+            f"localization '{swapped[0]}' needs the fact-lookup layers of another task: set "
+            f"`swap_with` of task '{name}' to one of the tasks, or delete the localization"
+        )
 
 
 def load(path: Path = paths.PARAMS) -> Settings:

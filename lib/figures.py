@@ -25,8 +25,10 @@ CHANCE = dict(color="0.5", linestyle=":", linewidth=1.2)
 
 LABELS = {
     "fact-lookup": "fact lookup",
+    "fact-lookup-swapped": "fact lookup, swapped",
     "depth-matched-mlps": "depth-matched",
     "random-mlps": "random MLPs",
+    "random": "random matrices",
     "causal-tracing-mlps": "causal tracing, MLPs",
     "causal-tracing": "causal tracing",
     "attribution-patching-mlps": "attribution patching, MLPs",
@@ -37,7 +39,7 @@ LABELS = {
     "forget_train": "taught half",
     "forget_heldout": "other half",
     "retain_test": "retained facts",
-    "never_known": "invented people",
+    "never_known": "invented subjects",
 }
 
 
@@ -53,10 +55,12 @@ def style(name: str, depth: float = 0.5) -> dict:
     """Colour and marker of a localization; depth (0 first layer, 1 last) colours the windows."""
     if name == "fact-lookup":
         return dict(color=COLORBLIND[0], marker="D")
+    if name == "fact-lookup-swapped":
+        return dict(color=COLORBLIND[9], marker="d")
     if name.startswith("depth-matched-mlps"):
         return dict(color="0.35", marker="s")
-    if name.startswith("random-mlps"):
-        return dict(color="0.55", marker="P")
+    if name.startswith("random"):
+        return dict(color="0.55", marker="P" if name.startswith("random-mlps") else "X")
     if name.startswith("causal-tracing"):
         return dict(color=COLORBLIND[6], marker="<" if name.endswith("mlps") else ">")
     if name.startswith("attribution-patching"):
@@ -89,17 +93,17 @@ def save(figure, name: str, folder: Path) -> list[Path]:
     return made
 
 
-def probe_curve(probes: pandas.DataFrame, lookup: dict, title: str):
-    """Probe accuracy by layer with intervals, controls, and the chosen MLPs marked.
+def probe_curve(probes: pandas.DataFrame, rise, majority: float, title: str):
+    """Probe accuracy by layer with intervals, controls, and the layers of the rise marked.
 
-    probes: rows (control, kind, layer, value, low, high); lookup: layers, base, top, majority.
+    probes: rows (control, kind, layer, value, low, high); rise: see `probes.Rise`.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4))
     colors = {"known": COLORBLIND[0], "shuffled": "0.6", "never_known": COLORBLIND[1]}
     words = {
-        "known": "known athletes",
+        "known": "known subjects",
         "shuffled": "same, labels shuffled",
-        "never_known": "invented people",
+        "never_known": "invented subjects",
     }
     for control, rows in probes[probes.kind != "mid"].groupby("control", sort=False):
         rows = rows.sort_values("layer")
@@ -108,18 +112,52 @@ def probe_curve(probes: pandas.DataFrame, lookup: dict, title: str):
         axis.plot(
             rows.layer, rows.value, line, marker=".", color=colors[control], label=words[control]
         )
-    first, last = lookup["layers"][0], lookup["layers"][-1]
-    span = f"chosen: MLP {first} to {last}"
-    axis.axvspan(first - 0.5, last + 0.5, color=COLORBLIND[0], alpha=0.12, lw=0, label=span)
-    axis.axhline(lookup["majority"], **CHANCE, label="majority answer")
-    axis.set(ylim=(0.2, 1.03), xticks=range(-1, lookup["n_layers"]))
+    if rise.layers:
+        first, last = rise.layers[0], rise.layers[-1]
+        span = f"rise: MLP {first}" + (f" to {last}" if last > first else "")
+        axis.axvspan(first - 0.5, last + 0.5, color=COLORBLIND[0], alpha=0.12, lw=0, label=span)
+    axis.axhline(majority, **CHANCE, label="majority answer")
+    axis.set(ylim=(-0.03, 1.03), xticks=range(-1, int(probes.layer.max()) + 1))
     axis.set(
         xlabel="layer whose output is read (-1: the embedding)",
         ylabel="probe accuracy, held-out facts",
     )
     axis.set_title(title, loc="left", wrap=True)
-    axis.legend(loc="center right", bbox_to_anchor=(1, 0.42), frameon=True)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
+
+
+def circuit(heads, mlps, strongest, fed: list[int], receiver: int, threshold: float, title: str):
+    """The two steps of path patching: heads as a map with the strongest framed, MLPs below the
+    receiver as points with two standard errors, those that feed it filled.
+
+    heads, mlps: rows (layer, head, effect, error); strongest: head nodes.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(1.25, 1))
+    _head_map(axes[0], heads)
+    for node in strongest:
+        frame = plt.Rectangle((node.layer, node.head), 1, 1, fill=False, lw=1.6, ec="black")
+        axes[0].add_patch(frame)
+    axes[0].set(title=f"step 1: heads (framed: the {len(strongest)} strongest)")
+    for layer, effect, error in mlps[["layer", "effect", "error"]].itertuples(index=False):
+        face = COLORBLIND[0] if layer in fed else "white"
+        look = dict(fmt="o", ms=6, color=COLORBLIND[0], mfc=face, capsize=2)
+        axes[1].errorbar(layer, effect, 2 * error, **look)
+    axes[1].axhline(threshold, **CHANCE)
+    axes[1].set(title=f"step 2: MLPs below layer {receiver} (filled: they feed it)")
+    axes[1].set(xlabel="layer", ylabel="share of the logit difference", xticks=range(receiver))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _head_map(axis, effect: pandas.DataFrame) -> None:
+    """Effects of heads as a map, head x layer."""
+    heads = effect.pivot(index="head", columns="layer", values="effect")
+    size = heads.abs().to_numpy().max()
+    seaborn.heatmap(heads, ax=axis, cmap="vlag", center=0, vmin=-size, vmax=size, linewidths=0.3)
+    axis.set(title="attention heads", xlabel="layer", ylabel="head")
+    axis.set_xticks([i + 0.5 for i in range(heads.shape[1])], list(heads.columns), rotation=0)
 
 
 def heat_maps(tables: dict[str, pandas.DataFrame], title: str):
@@ -130,11 +168,17 @@ def heat_maps(tables: dict[str, pandas.DataFrame], title: str):
     height = 0.32 * len(next(iter(tables.values()))) + 1.3
     figure, axes = plt.subplots(1, len(tables), figsize=(4.2 * len(tables), height), sharey=True)
     top = max(table.to_numpy().max() for table in tables.values())
+
+    def scale(axis) -> dict:
+        return dict(cbar=axis is axes[-1], cbar_kws={"label": "share of the answer that returns"})
+
     for axis, (heading, table) in zip(axes, tables.items()):
         seaborn.heatmap(
-            table, ax=axis, vmin=0, vmax=top, cmap="Purples", linewidths=0.3, cbar=axis is axes[-1]
+            table, ax=axis, vmin=0, vmax=top, cmap="Purples", linewidths=0.3, **scale(axis)
         )
         axis.set(xlabel="layer", title=heading)
+        shown = range(0, table.shape[1], 2)
+        axis.set_xticks([i + 0.5 for i in shown], list(table.columns[::2]), rotation=0)
         axis.set_yticks([i + 0.5 for i in range(len(table))], list(table.index), rotation=0)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
@@ -147,10 +191,7 @@ def node_effects(effect: pandas.DataFrame, words: str, title: str):
     effect: rows (kind, layer, head, effect, low, high); words: what an effect of 1 means.
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(1.15, 1))
-    heads = effect[effect.kind == "head"].pivot(index="head", columns="layer", values="effect")
-    size = heads.abs().to_numpy().max()
-    seaborn.heatmap(heads, ax=axes[0], cmap="vlag", center=0, vmin=-size, vmax=size, linewidths=0.3)
-    axes[0].set(title="attention heads", xlabel="layer", ylabel="head")
+    _head_map(axes[0], effect[effect.kind == "head"])
     mlps = effect[effect.kind == "mlp"].sort_values("layer")
     error = [mlps.effect - mlps.low, mlps.high - mlps.effect]
     axes[1].errorbar(
@@ -160,6 +201,20 @@ def node_effects(effect: pandas.DataFrame, words: str, title: str):
     axes[1].set(title="MLPs", xlabel="layer", ylabel=words, xticks=range(len(mlps)))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
+    return figure
+
+
+def by_layer(table: pandas.DataFrame, title: str):
+    """Probabilities by layer, mean and every single case; table: rows (curve, case, layer,
+    probability)."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    for color, (name, rows) in zip(COLORBLIND, table.groupby("curve", sort=False)):
+        wide = rows.pivot(index="layer", columns="case", values="probability")
+        axis.plot(wide, color=color, lw=0.7, alpha=0.35)
+        axis.plot(wide.mean(axis=1), color=color, lw=2.2, marker=".", label=name)
+    axis.set(xlabel="layer", ylabel="probability", ylim=(-0.03, 1.03), xticks=wide.index)
+    axis.set_title(title, loc="left", wrap=True)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     return figure
 
 
@@ -179,24 +234,53 @@ def agreement(table: pandas.DataFrame, title: str):
 
 
 def component_map(sets: dict[str, Localization], n_layers: int, title: str):
-    """Where each localization lies in the network: one row per set, one column per layer."""
+    """Where each localization lies in the network: one row per set, one column per layer; open
+    marks are layers of which single matrices are trained."""
     names = order(sets)
     figure, axis = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2))
     for row, name in enumerate(names):
         chosen = sets[name]
         depth = numpy.mean([c.layer for c in chosen.components]) / max(n_layers - 1, 1)
         color = style(name, depth)["color"]
-        axis.scatter(
-            chosen.layers("mlp"), [row] * len(chosen.layers("mlp")), 95, color=color, marker="s"
-        )
-        attention = chosen.layers("attention")
-        axis.scatter(attention, [row + 0.33] * len(attention), 14, color=color, marker="o")
+        face = "none" if any(c.matrix for c in chosen.components) else color
+        for kind, shift, size, marker in (("mlp", 0, 95, "s"), ("attention", 0.36, 18, "o")):
+            layers = chosen.layers(kind)
+            marks = dict(edgecolor=color, facecolor=face, marker=marker)
+            axis.scatter(layers, [row + shift] * len(layers), size, **marks)
         axis.text(n_layers - 0.2, row, f"{chosen.weights / 1e6:.1f} M", va="center", fontsize=8)
     axis.set(yticks=range(len(names)), xticks=range(n_layers), xlim=(-0.7, n_layers + 1.6))
     axis.set_yticklabels([label(n) for n in names])
     axis.invert_yaxis()
-    axis.set_xlabel("layer (squares: MLP, dots: attention; right: trained weights)")
+    axis.set_xlabel("layer (squares: MLP, dots: attention, open: single matrices; right: weights)")
     axis.set_title(title, loc="left", wrap=True)
+    return figure
+
+
+def overlaps(table: pandas.DataFrame, title: str):
+    """How much of each mechanism a localization trains, one panel per set of facts the mechanism
+    was found on; beside the name, what random weights of equal number would.
+
+    table: rows (facts, localization, mechanism, of_mechanism, expected).
+    """
+    groups = list(table.groupby("facts", sort=False))
+    names = order(table.localization.unique())
+    height = 0.3 * len(names) + 1.5
+    figure, axes = plt.subplots(1, len(groups), figsize=(4.6 * len(groups) + 1, height))
+    for axis, (facts, rows) in zip(numpy.atleast_1d(axes), groups):
+        wide = rows.pivot(index="localization", columns="mechanism", values="of_mechanism")
+        wide = wide[list(rows.mechanism.unique())].loc[names]
+        wide["random\nweights"] = rows.groupby("localization").expected.first()[names]
+        wide.columns = [c.replace(" ", "\n") for c in wide.columns]
+        first = axis is numpy.atleast_1d(axes)[0]
+        seaborn.heatmap(
+            wide, ax=axis, vmin=0, vmax=1, cmap="Purples", annot=True, fmt=".2f", cbar=False
+        )
+        axis.set(xlabel="", ylabel="", title=f"found on {facts}")
+        axis.set_yticks([i + 0.5 for i in range(len(names))], [label(n) for n in names], rotation=0)
+        axis.tick_params(labelleft=first)
+        axis.axvline(len(wide.columns) - 1, color="white", lw=6)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
     return figure
 
 

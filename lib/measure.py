@@ -1,9 +1,8 @@
 """What a model answers: probabilities of the answer words, once for every fact, no resampling.
 
 Per-fact rows are the raw material of every figure; `stats` turns them into shares with intervals.
-Probabilities are normalized over the format's answer words (`p_true`, `p_edit`): they say *which*
-label the model would give (section 8.1). `mass` is what those words hold of the whole vocabulary,
-where asked for.
+Probabilities are normalized over the fact's options (`p_true`, `p_edit`): they say *which* label
+the model would give (section 8.1).
 """
 
 from __future__ import annotations
@@ -12,50 +11,60 @@ import pandas
 import torch
 import torch.nn.functional as F
 
-from lib.facts.formats import Format, answer_tokens, encode
+from lib.facts.formats import Format, encode, first_tokens
 from lib.facts.records import FactRecord
 from lib.packing import Pack, Runner
 
+COLUMNS = ["id", "relation", "format", "true", "edit", "answer", "p_true", "p_edit"]
 
-def answers(
-    runner: Runner, tokenizer, form: Format, subjects: list[str], mass: bool = False
-) -> pandas.DataFrame:
-    """Probability of every label for every subject: columns subject, answer, <label>..., (mass).
 
-    answer is the most probable label. mass=True adds the probability that the answer words hold
-    of the whole vocabulary, which takes a full unembedding.
+def option_tokens(
+    tokenizer, forms: dict[str, Format], facts: list[FactRecord]
+) -> list[dict[str, int] | None]:
+    """For each fact {option: first token of its word}, None where the format cannot ask for it.
+
+    A format cannot ask for a fact whose relation it does not cover, that brings no such wording,
+    or whose true or new answer begins like another option's word.
     """
-    tokens = answer_tokens(tokenizer, form)
-    wanted = list(tokens.values())
-    prompts = encode(tokenizer, form, subjects)
-    if mass:
-        full = runner.answer_probabilities(prompts, wanted)
-        held = full.sum(-1)
-        chosen = full / held[:, None]
-    else:
-        chosen = runner.answer_logits(prompts, wanted).softmax(-1)
-    table = pandas.DataFrame(chosen.numpy(), columns=list(tokens))
-    table.insert(0, "subject", subjects)
-    table.insert(1, "answer", [list(tokens)[i] for i in chosen.argmax(-1).tolist()])
-    return table.assign(mass=held.numpy()) if mass else table
+    known: dict[tuple, dict[str, int]] = {}
+    found = []
+    for fact in facts:
+        form = forms.get(fact.relation)
+        if form is None or form.ask(fact) is None:
+            found.append(None)
+            continue
+        key = (fact.relation, fact.options)
+        if key not in known:
+            known[key] = first_tokens(tokenizer, form, fact.options)
+        tokens = known[key]
+        found.append(tokens if fact.true in tokens and fact.edit in tokens else None)
+    return found
 
 
 def score_facts(
-    runner: Runner, tokenizer, form: Format, facts: list[FactRecord]
+    runner: Runner, tokenizer, forms: dict[str, Format], facts: list[FactRecord]
 ) -> pandas.DataFrame:
-    """One row per fact: id, format, true, edit, answer (labels), p_true, p_edit."""
-    rows = answers(runner, tokenizer, form, [f.subject for f in facts]).to_dict("records")
-    return pandas.DataFrame(
-        {
-            "id": [f.id for f in facts],
-            "format": form.name,
-            "true": [f.true for f in facts],
-            "edit": [f.edit for f in facts],
-            "answer": [row["answer"] for row in rows],
-            "p_true": [row[f.true] for f, row in zip(facts, rows)],
-            "p_edit": [row[f.edit] for f, row in zip(facts, rows)],
-        }
-    )
+    """One row per fact that the format can ask for: id, relation, format, true, edit, answer
+    (labels), p_true, p_edit.
+
+    forms: {relation: format}, see `Catalogue.forms`; answer is the most probable option.
+    """
+    options = option_tokens(tokenizer, forms, facts)
+    pairs = [(fact, tokens) for fact, tokens in zip(facts, options) if tokens]
+    if not pairs:
+        return pandas.DataFrame(columns=COLUMNS)
+    every = sorted({t for _, tokens in pairs for t in tokens.values()})
+    column = {token: i for i, token in enumerate(every)}
+    prompts = encode(tokenizer, [forms[fact.relation].ask(fact) for fact, _ in pairs])
+    rows = []
+    for logits, (fact, tokens) in zip(runner.answer_logits(prompts, every), pairs):
+        p = logits[[column[t] for t in tokens.values()]].softmax(0)
+        held = dict(zip(tokens, p.tolist()))
+        answer = list(tokens)[int(p.argmax())]
+        name = forms[fact.relation].name
+        said = (answer, held[fact.true], held[fact.edit])
+        rows.append((fact.id, fact.relation, name, fact.true, fact.edit, *said))
+    return pandas.DataFrame(rows, columns=COLUMNS)
 
 
 @torch.no_grad()

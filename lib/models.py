@@ -232,7 +232,7 @@ def main() -> None:
     from lib.checks import check_all
 
     settings = check_all()
-    from lib.facts.formats import teaching_texts
+    from lib.facts.tasks import teaching_texts
 
     folder = prepare(settings.model.name, teaching_texts(settings))
     print(

@@ -192,28 +192,20 @@ class Runner:
         return [(g, Pack(prompts.take(g))) for g in groups]
 
     @torch.no_grad()
-    def answer_logits(self, prompts: Prompts, tokens: list[int] | None = None) -> Tensor:
-        """Logits after every prompt, without gradients: (n_prompts, n_tokens) on the CPU."""
-        parts = [self.logits(p, p.answer_rows, tokens) for _, p in self.packs(prompts)]
-        return torch.cat(parts).float().cpu()
+    def answer_hidden(self, prompts: Prompts) -> Tensor:
+        """Final hidden states after every prompt, without gradients: (n_prompts, d_model)."""
+        return torch.cat([self.hidden(p, p.answer_rows) for _, p in self.packs(prompts)])
 
     @torch.no_grad()
-    def answer_probabilities(self, prompts: Prompts, tokens: list[int]) -> Tensor:
-        """Probabilities of `tokens` over the whole vocabulary: (n_prompts, n_tokens) on the CPU.
-
-        A pack at a time, so that a table over the vocabulary is never held for all prompts.
-        """
-        parts = [
-            self.logits(p, p.answer_rows).float().softmax(-1)[:, tokens].cpu()
-            for _, p in self.packs(prompts)
-        ]
-        return torch.cat(parts)
+    def answer_logits(self, prompts: Prompts, tokens: list[int] | None = None) -> Tensor:
+        """Logits after every prompt, without gradients: (n_prompts, n_tokens) on the CPU."""
+        return unembed.logits(self.model, self.answer_hidden(prompts), tokens).float().cpu()
 
     @torch.no_grad()
     def answer_nll(self, prompts: Prompts, targets: Tensor) -> Tensor:
         """-log p(target) after every prompt, without gradients: (n_prompts,) on the CPU."""
-        parts = [self.nll(p, p.answer_rows, targets[i]) for i, p in self.packs(prompts)]
-        return torch.cat(parts).cpu()
+        hidden = self.answer_hidden(prompts)
+        return unembed.nll(self.model, hidden, targets.to(self.device)).cpu()
 
     @torch.no_grad()
     def residuals(self, pack: Pack, rows: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from lib.results import sentence
 
 LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
+SPEED, SPEED_END = "<!-- speed: make bench, make readme -->", "<!-- end of speed -->"
 LOADING = ("import ", "models.load(", "config.load(")
 
 
@@ -86,8 +87,12 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def markdown(task: str) -> str:
-    """The summary and the two comparisons as markdown, for the README."""
+def markdown(tasks) -> str:
+    """Summary and comparisons of every task as markdown, for the README."""
+    return "\n\n".join(f"**{task}**\n\n{_markdown(task)}" for task in tasks)
+
+
+def _markdown(task: str) -> str:
     table = summary(task)
     head = ["localization", *table.columns]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -97,11 +102,13 @@ def markdown(task: str) -> str:
 
 
 def findings(task: str) -> list[str]:
-    """The two questions of the compendium, answered in sentences computed from the tables."""
+    """The questions of the compendium, answered in sentences computed from the tables."""
     rows = pandas.read_csv(paths.tables(task) / "contrasts.csv").set_index(["question", "measure"])
     sides = {
         "early-late": ("early windows", "late windows"),
         "lookup-depth": ("fact lookup", "depth-matched controls"),
+        "lookup-swapped": ("fact lookup", "the other task's lookup layers"),
+        "lookup-output": ("fact lookup", "causal tracing and attribution patching"),
     }
     measures = {
         "transfer": "New answer in another vocabulary",
@@ -114,11 +121,28 @@ def findings(task: str) -> list[str]:
     ]
 
 
-def write_readme(task: str, readme: Path = paths.ROOT / "README.md") -> None:
-    """Put the current numbers between the README's two marks."""
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{markdown(task)}\n{END}{after}")
+def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
+    """What `make bench` measured, as markdown; ratios are to our own code in the same run."""
+    rows = pandas.read_csv(table)
+    head = ["method", "contender", "seconds", "times ours", "memory (MiB)", "largest difference"]
+    lines = ["| " + " | ".join([*head, "share of achievable GFLOP/s"]) + " |", "|---" * 7 + "|"]
+    for r in rows.itertuples():
+        share = "" if pandas.isna(r.share_of_achievable) else f"{r.share_of_achievable:.0%}"
+        cells = (r.method, r.contender, f"{r.seconds:.1f}", f"{r.times_ours:.1f}")
+        cells += (f"{r.memory_mib:.0f}", f"{r.largest_difference:.0e}", share)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_readme(tasks, readme: Path = paths.ROOT / "README.md") -> None:
+    """Put the current numbers between the README's marks."""
+    text = _between(readme.read_text(), BEGIN, END, markdown(tasks))
+    readme.write_text(_between(text, SPEED, SPEED_END, speed()))
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> None:
@@ -144,6 +168,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["failure"]:
         sys.exit(failure())
     if sys.argv[1:] == ["readme"]:
-        write_readme(next(iter(config.load().tasks)))
+        write_readme(config.load().tasks)
     else:
         main()

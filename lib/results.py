@@ -18,9 +18,10 @@ from lib.attacks.formats import answerable, vocabulary_formats
 from lib.components import Localization
 from lib.config import Settings
 from lib.edit import delta
-from lib.facts.formats import load_formats
-from lib.localize.select import mean_depth
-from lib.stats import Estimate, estimate, paired_difference, recovery
+from lib.facts.records import load_facts
+from lib.facts.tasks import catalogue
+from lib.localize.select import RANKED, mean_depth
+from lib.stats import Estimate, estimate, luck, paired_difference, recovery
 
 UNEDITED = "unedited"
 COLUMNS = ["model", "task", "localization", "seed", "attack", "format", "split", "metric"]
@@ -56,16 +57,17 @@ def collect(task: str, settings: Settings) -> Collected:
         asked.append(_read(folder / "unedited.csv", seed).assign(localization=UNEDITED))
         asked.append(_read(paths.attack_formats(task, seed) / "rows.csv", seed))
         texts.append(_read(paths.side_effects(task, seed) / "text.csv", seed))
-        for name in settings.localizations:
+        for name in settings.compare:
             rows = _read(paths.attack_relearn(task, name, seed) / "rows.csv", seed)
             relearned.append(rows.assign(localization=name))
             cards.append(delta.card(paths.edit(task, name, seed)) | {"seed": seed})
     first = settings.seeds[0]
-    sets = {n: Localization.load(paths.chosen(task, first, n)) for n in settings.localizations}
-    formats = load_formats(paths.ROOT / settings.task(task).formats)
+    sets = {n: Localization.load(paths.chosen(task, first, n)) for n in settings.compare}
+    formats = catalogue(settings.task(task))
+    facts, _ = load_facts(paths.facts(task, first))
     asked = pandas.concat(asked, ignore_index=True)
     open_formats = answerable(asked[asked.localization == UNEDITED], settings.attack_formats.gate)
-    order = {f.name: open_formats[f.name] for f in formats.formats}
+    order = {name: open_formats[name] for name in formats.kinds if name in open_formats}
     cards = pandas.DataFrame(cards)
     return Collected(
         task,
@@ -77,7 +79,7 @@ def collect(task: str, settings: Settings) -> Collected:
         int(cards.n_layers.iloc[0]),
         order,
         vocabulary_formats(formats, order),
-        1 / len(formats.labels),
+        sum(1 / len(f.options) for f in facts.values()) / len(facts),
     )
 
 
@@ -169,11 +171,10 @@ def recovery_of(data: Collected, name: str, settings: Settings) -> Estimate:
         (data.relearned.localization == name)
         & (data.relearned.step == settings.attack_relearn.steps)
     ]
-    heldout = rows[rows.split == "forget_heldout"].set_index("id")
+    heldout, nobody = (rows[rows.split == s] for s in ("forget_heldout", "never_known"))
     return recovery(
-        (heldout.answer == heldout.true).astype(float),
-        heldout.true,
-        rows[rows.split == "never_known"].answer,
+        heldout.answer == heldout.true,
+        luck(heldout, nobody),
         unedited_accuracy(data),
         settings.statistics.level,
         settings.statistics.resamples,
@@ -253,9 +254,10 @@ def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
     """Paired differences over facts: rows (question, measure, a, b, difference with interval).
 
     early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
-    minus the mean of its depth-matched controls. Only edits that reached the strength count, and
-    for `heldout` (true answers on the half not taught, after relearning) only attacks that passed
-    their gates.
+    minus the mean of its depth-matched controls; lookup-swapped: minus the other task's lookup
+    layers; lookup-output: minus the mean of the sets by effect on the output. Only edits that
+    reached the strength count, and for `heldout` (true answers on the half not taught, after
+    relearning) only attacks that passed their gates.
     """
     reached = set(place(data).query("reached").index)
     passed = {n for n, why in gates(relearn_table(data, settings), settings).items() if not why}
@@ -263,6 +265,8 @@ def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
     pairs = {
         "early-late": (windows(data, "early"), windows(data, "late")),
         "lookup-depth": (["fact-lookup"], depth),
+        "lookup-swapped": (["fact-lookup"], ["fact-lookup-swapped"]),
+        "lookup-output": (["fact-lookup"], list(RANKED)),
     }
     tables = {
         "transfer": (transfer_by_fact(data), reached),

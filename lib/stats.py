@@ -59,10 +59,17 @@ def paired_difference(
     return _percentile(x.mean(), x[draws].mean(axis=1), level, len(x))
 
 
+def luck(rows: pandas.DataFrame, guesses: pandas.DataFrame) -> numpy.ndarray:
+    """How often the answers about invented subjects (`guesses`) of the same relation would be right
+    for each of `rows`; columns relation, true, answer. 0 where nobody invented was asked."""
+    share = guesses.groupby("relation").answer.value_counts(normalize=True)
+    wanted = pandas.MultiIndex.from_frame(rows[["relation", "true"]])
+    return share.reindex(wanted).fillna(0.0).to_numpy(float)
+
+
 def recovery(
-    relearned: pandas.Series,
-    true: pandas.Series,
-    guesses: pandas.Series,
+    relearned,
+    lucky,
     unedited: float,
     level: float = 0.95,
     resamples: int = 2000,
@@ -70,17 +77,14 @@ def recovery(
 ) -> Estimate:
     """R = (held-out accuracy after the attack - prior) / (unedited accuracy - prior) (section 8.4).
 
-    relearned: 0/1 per held-out fact; true: its true label; guesses: labels the attacked model
-    gives invented subjects. prior: accuracy those guesses would have on the held-out label mix. 0
-    = only what it says about anybody, 1 = all that the unedited model knew. R is undefined for
-    resamples that guesses get wholly right (with a handful of facts there are some); the interval
-    is over the others.
+    relearned: 0/1 per held-out fact; lucky: the chance that what the attacked model says about
+    invented subjects would be right (see `luck`), whose mean is the prior. 0 = only what it says
+    about anybody, 1 = all that the unedited model knew. R is undefined for resamples that guesses
+    get wholly right (with a handful of facts there are some); the interval is over the others.
     """
-    if not len(relearned):
+    hits, lucky = numpy.asarray(relearned, float), numpy.asarray(lucky, float)
+    if not len(hits):
         raise ValueError("no facts to average over: the held-out half is empty")
-    share = guesses.value_counts(normalize=True)
-    hits = relearned.to_numpy(float)
-    lucky = true.map(share).fillna(0.0).to_numpy(float)
     if lucky.mean() >= unedited:
         raise ValueError(
             "recovery is undefined: guessing is as good as the unedited model; use more facts, or "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pandas
 
-from lib.facts.formats import FormatSet
+from lib.facts.formats import Catalogue
 from lib.facts.records import FactRecord, FactSplit
 from lib.measure import score_facts
 from lib.packing import Runner
@@ -20,7 +20,7 @@ READ = ("forget_train", "forget_heldout", "retain_test")
 def ask_all(
     runner: Runner,
     tokenizer,
-    formats: FormatSet,
+    formats: Catalogue,
     facts: dict[str, FactRecord],
     split: FactSplit,
     roles: tuple[str, ...] = READ,
@@ -29,9 +29,8 @@ def ask_all(
     `split`."""
     role = split.role_of()
     asked = [facts[i] for r in roles for i in getattr(split, r)]
-    rows = pandas.concat(
-        [score_facts(runner, tokenizer, form, asked) for form in formats.formats], ignore_index=True
-    )
+    parts = [score_facts(runner, tokenizer, formats.forms(n), asked) for n in formats.kinds]
+    rows = pandas.concat([part for part in parts if len(part)], ignore_index=True)
     rows.insert(1, "split", rows.id.map(role))
     return rows
 
@@ -43,10 +42,10 @@ def answerable(unedited: pandas.DataFrame, gate: float) -> dict[str, bool]:
     return {name: bool(value >= gate) for name, value in accuracy.items()}
 
 
-def vocabulary_formats(formats: FormatSet, passes: dict[str, bool]) -> list[str]:
+def vocabulary_formats(formats: Catalogue, passes: dict[str, bool]) -> list[str]:
     """Answerable formats with other answer words; ValueError if there are none to measure transfer
     by."""
-    found = [name for name in formats.names("vocabulary") if passes[name]]
+    found = [name for name in formats.names("vocabulary") if passes.get(name)]
     if not found:
         raise ValueError(
             "this model answers no format with another answer vocabulary, so transfer cannot "

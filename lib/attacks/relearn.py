@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from lib.config import Relearn
 from lib.edit.losses import Sampler, losses, make_step
-from lib.facts.formats import Format, answer_tokens, encode
+from lib.facts.formats import Format, encode
 from lib.facts.records import FactRecord, FactSplit
-from lib.measure import answers, score_facts
+from lib.measure import score_facts
 from lib.packing import Runner
 
 READ = ("forget_train", "forget_heldout", "retain_test")
@@ -29,28 +29,28 @@ NEVER_KNOWN = "never_known"
 
 def relearn(
     loaded,
-    form: Format,
+    forms: dict[str, Format],
     facts: dict[str, FactRecord],
     split: FactSplit,
-    invented: pandas.DataFrame,
+    invented: list[FactRecord],
     passages: list[tuple[int, ...]],
     settings: Relearn,
     seed: int,
 ) -> pandas.DataFrame:
     """Per-fact rows at every read-out step: columns step, split and those of `measure.score_facts`.
 
-    invented: columns subject, label (arbitrary); their rows have split "never_known". The
-    adapters are left in the model. AssertionError if an edit target entered the training answers.
+    forms: {relation: training format}; invented: subjects with arbitrary labels, their rows have
+    split "never_known". The adapters are left in the model. AssertionError if an edit target
+    entered the training answers.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     taught = [facts[i] for i in split.forget_train]
     kept = [facts[i] for i in split.retain_train]
-    tokens = answer_tokens(tokenizer, form)
-    targets = torch.tensor([tokens[f.true] for f in taught + kept])
-    assert not any(tokens[f.edit] == t for f, t in zip(taught, targets)), (
+    targets = torch.tensor([f.true_token for f in taught + kept])
+    assert not any(f.edit_token == t for f, t in zip(taught, targets)), (
         "edit target in the attack's data"
     )
-    prompts = encode(tokenizer, form, [f.subject for f in taught + kept])
+    prompts = encode(tokenizer, [f.prompt for f in taught + kept])
     weights = add_adapters(model, settings, seed)
     optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
@@ -64,7 +64,7 @@ def relearn(
     rows = []
     for step in tqdm(range(settings.steps + 1), desc="relearning"):
         if step in settings.read_at:
-            rows.append(_read(runner, tokenizer, form, facts, split, invented).assign(step=step))
+            rows.append(_read(runner, tokenizer, forms, facts, split, invented).assign(step=step))
         if step == settings.steps:
             break
         batch = make_step(
@@ -114,20 +114,9 @@ def _dropout(model, on: bool) -> None:
             module.train(on)
 
 
-def _read(runner, tokenizer, form, facts, split, invented) -> pandas.DataFrame:
-    known = score_facts(
-        runner, tokenizer, form, [facts[i] for r in READ for i in getattr(split, r)]
-    )
-    known.insert(1, "split", known.id.map(split.role_of()))
-    guessed = answers(runner, tokenizer, form, list(invented.subject))
-    control = pandas.DataFrame(
-        {
-            "id": invented.subject,
-            "split": NEVER_KNOWN,
-            "format": form.name,
-            "true": invented.label,
-            "answer": guessed.answer,
-            "p_true": [guessed[label][i] for i, label in enumerate(invented.label)],
-        }
-    )
-    return pandas.concat([known, control], ignore_index=True)
+def _read(runner, tokenizer, forms, facts, split, invented) -> pandas.DataFrame:
+    asked = [facts[i] for r in READ for i in getattr(split, r)]
+    rows = score_facts(runner, tokenizer, forms, asked + invented)
+    role = split.role_of() | {f.id: NEVER_KNOWN for f in invented}
+    rows.insert(1, "split", rows.id.map(role))
+    return rows

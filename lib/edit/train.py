@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib.components import Localization, matrices
+from lib.components import Localization, matrices, single_matrices
 from lib.config import Edit
 from lib.edit.losses import Sampler, make_step, mean, term_nll
 from lib.packing import Prompts, Runner
@@ -55,7 +55,7 @@ class EditResult:
 
 def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter]:
     """{name: weight matrix} of a localization, in order of name."""
-    table = matrices(model)
+    table = matrices(model) | single_matrices(model)
     found = {n: p for c in localization.components for n, p in table[c].items()}
     return dict(sorted(found.items()))
 

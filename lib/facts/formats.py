@@ -1,20 +1,21 @@
 """Answer formats: the same fact asked in other words, with other answer words, as data in a yaml
 file.
 
-A format is a template with `{subject}` and, for each label, the word that answers it. The
-`training` format is the prompt that edits are trained on; `rewording` formats ask for the same
-words differently; a `vocabulary` format has different answer words (NBA instead of basketball),
-so a changed fact shows there and a masked answer does not.
+A format is a template with `{subject}` and, where the label itself is not the answer, the word
+for each label. The `training` format is the prompt that edits are trained on; `rewording` formats
+ask for the same words differently; a `vocabulary` format has different answer words (NBA instead
+of basketball), so a changed fact shows there and a masked answer does not. A task asks for one
+relation (sports) or for many (world facts): formats of the same name belong together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from lib import paths
 from lib.packing import Prompts
 
 KINDS = ("training", "rewording", "vocabulary")
@@ -22,16 +23,33 @@ KINDS = ("training", "rewording", "vocabulary")
 
 @dataclass(frozen=True)
 class Format:
-    """One way to ask for a fact; answers: {label: word}; kind: one of KINDS."""
+    """One way to ask for the facts of a relation; kind: one of KINDS.
+
+    template: text with `{subject}`, or None where every fact brings its own wordings (CounterFact:
+    number `wording` of its prompt and paraphrases). answers: {label: word}; labels it does not
+    list are their own word.
+    """
 
     name: str
     kind: str
-    template: str
-    answers: dict[str, str]
+    template: str | None
+    answers: dict[str, str] = field(default_factory=dict)
+    wording: int = 0
 
     def prompt(self, subject: str) -> str:
         """The text put to the model; it ends where the answer begins."""
         return self.template.replace("{subject}", subject)
+
+    def ask(self, fact) -> str | None:
+        """The prompt for anything with a subject (or wordings) of its own; None if it has none."""
+        if self.template is not None:
+            return self.prompt(fact.subject)
+        own = (fact.prompt, *fact.paraphrases)
+        return own[self.wording] if self.wording < len(own) else None
+
+    def words(self, labels) -> dict[str, str]:
+        """{label: the word that answers it} for some labels."""
+        return {label: self.answers.get(label, label) for label in labels}
 
 
 @dataclass(frozen=True)
@@ -48,109 +66,158 @@ class FormatSet:
 
     @property
     def labels(self) -> list[str]:
-        """All labels of the relation, in the order of the file."""
+        """The labels that the file lists, in its order; empty if any object of the table will
+        do."""
         return list(self.training.answers)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All formats of a task: {relation: FormatSet}."""
+
+    sets: dict[str, FormatSet]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """{format name: kind} over all relations, in the order of KINDS and of the file."""
+        found = {f.name: f.kind for s in self.sets.values() for f in s.formats}
+        return dict(sorted(found.items(), key=lambda item: KINDS.index(item[1])))
+
+    @property
+    def training(self) -> str:
+        """Name of the format that edits are trained on."""
+        return next(iter(self.kinds))
 
     def names(self, kind: str) -> list[str]:
         """Names of the formats of one kind."""
-        return [f.name for f in self.formats if f.kind == kind]
+        return [name for name, k in self.kinds.items() if k == kind]
+
+    def forms(self, name: str) -> dict[str, Format]:
+        """{relation: its format of that name}, for the relations that have one."""
+        return {r: f for r, s in self.sets.items() for f in s.formats if f.name == name}
 
 
-def load_formats(path: Path) -> FormatSet:
-    """Read and check a formats file; ValueError names the format and the cure."""
+def load_formats(path: Path) -> Catalogue:
+    """Read and check a formats file, {relation: {format: fields}}; ValueError names the format and
+    the cure."""
     if not path.exists():
         raise FileNotFoundError(
             f"no formats file at {path}: correct `formats` of the task in params.yaml"
         )
     raw = yaml.safe_load(path.read_text())
-    formats = [_format(name, fields) for name, fields in raw["formats"].items()]
-    labels = None
+    if not isinstance(raw, dict) or not all(isinstance(forms, dict) for forms in raw.values()):
+        raise ValueError(f"{path.name} must map every relation to its formats: correct it")
+    sets = {relation: _format_set(relation, forms) for relation, forms in raw.items()}
+    kinds = {}
+    for form in (f for s in sets.values() for f in s.formats):
+        if kinds.setdefault(form.name, form.kind) != form.kind:
+            raise ValueError(
+                f"format '{form.name}' is {kinds[form.name]} for one relation and {form.kind} for "
+                "another: rename one of them"
+            )
+    if len([k for k in kinds.values() if k == "training"]) != 1:
+        raise ValueError(f"{path.name} must give the training format the same name everywhere")
+    return Catalogue(sets)
+
+
+def own_wordings(relations: list[str], paraphrases: int) -> Catalogue:
+    """Formats of facts that bring their own wordings, as CounterFact does: a prompt and
+    paraphrases."""
+    forms = [Format("training", "training", None)]
+    forms += [
+        Format(f"paraphrase-{i}", "rewording", None, {}, i) for i in range(1, paraphrases + 1)
+    ]
+    return Catalogue({r: FormatSet(r, tuple(forms)) for r in relations})
+
+
+def _format_set(relation: str, raw: dict) -> FormatSet:
+    formats = [_format(relation, name, fields) for name, fields in raw.items()]
+    if [f.kind for f in formats].count("training") != 1:
+        raise ValueError(f"relation '{relation}' must have exactly one format of kind training")
+    formats.sort(key=lambda f: KINDS.index(f.kind))
+    labels = set(formats[0].answers)
     for form in formats:
-        if form.kind not in KINDS:
-            raise ValueError(
-                f"format '{form.name}' has unknown kind '{form.kind}': use {', '.join(KINDS)}"
-            )
-        if form.template.count("{subject}") != 1:
-            raise ValueError(
-                f"the template of format '{form.name}' must contain {{subject}} exactly once"
-            )
-        if form.template != form.template.rstrip(" "):
-            raise ValueError(f"the template of format '{form.name}' ends in a space: delete it")
-        labels = labels or set(form.answers)
-        if set(form.answers) != labels:
+        if labels and form.answers and set(form.answers) != labels:
             raise ValueError(
                 f"format '{form.name}' must answer exactly the labels {', '.join(sorted(labels))}"
             )
-    if [f.kind for f in formats].count("training") != 1:
-        raise ValueError(f"{path.name} must have exactly one format of kind training")
-    return FormatSet(raw["relation"], tuple(sorted(formats, key=lambda f: KINDS.index(f.kind))))
+    return FormatSet(relation, tuple(formats))
 
 
-def _format(name: str, fields: dict) -> Format:
-    wanted = {"kind", "template", "answers"}
-    wrong = sorted(wanted ^ set(fields))
+def _format(relation: str, name: str, fields: dict) -> Format:
+    fields = {"answers": {}} | (fields or {})
+    wrong = sorted({"kind", "template", "answers"} ^ set(fields))
     if wrong:
         raise ValueError(
-            f"format '{name}' must have exactly kind, template and answers: correct '{wrong[-1]}'"
+            f"format '{name}' of '{relation}' must have kind, template and, if wanted, answers: "
+            f"correct '{wrong[-1]}'"
         )
-    return Format(name=name, **fields)
+    if not isinstance(fields["template"], str) or not isinstance(fields["answers"], dict):
+        raise ValueError(
+            f"format '{name}' of '{relation}' needs a text as template and a mapping as answers: "
+            "correct it"
+        )
+    fields["answers"] = {label: str(word) for label, word in fields["answers"].items()}
+    form = Format(name=name, **fields)
+    if form.kind not in KINDS:
+        raise ValueError(f"format '{name}' has unknown kind '{form.kind}': use {', '.join(KINDS)}")
+    if form.template.count("{subject}") != 1:
+        raise ValueError(f"the template of format '{name}' must contain {{subject}} exactly once")
+    if form.template != form.template.rstrip(" "):
+        raise ValueError(f"the template of format '{name}' ends in a space: delete it")
+    return form
 
 
-def answer_tokens(tokenizer, form: Format) -> dict[str, int]:
-    """{label: token id of its word with a leading space}; ValueError if a word is not one token."""
-    tokens = {}
-    for label, word in form.answers.items():
-        ids = tokenizer(" " + word, add_special_tokens=False).input_ids
+def answer_tokens(tokenizer, form: Format, labels=None) -> dict[str, int]:
+    """{label: token id of its word with a leading space}; ValueError if a word is not one token.
+
+    labels: default all that the format lists.
+    """
+    words = form.words(form.answers if labels is None else labels)
+    encoded = _encoded(tokenizer, words)
+    for label, ids in encoded.items():
         if len(ids) != 1:
             raise ValueError(
-                f"the answer '{word}' of format '{form.name}' is {len(ids)} tokens for this "
-                "model: choose a word "
-                "that is one token, or remove the format"
+                f"the answer '{words[label]}' of format '{form.name}' is {len(ids)} tokens for "
+                "this model: choose a word that is one token, or remove the format"
             )
-        tokens[label] = ids[0]
-    if len(set(tokens.values())) != len(tokens):
+    if len({ids[0] for ids in encoded.values()}) != len(encoded):
         raise ValueError(
             f"two answers of format '{form.name}' are the same token: choose distinct words"
         )
-    return tokens
+    return {label: ids[0] for label, ids in encoded.items()}
 
 
-def encode(tokenizer, form: Format, subjects: list[str]) -> Prompts:
-    """Tokenized prompts of one format for the packed forward pass."""
-    return Prompts.of(tokenizer([form.prompt(s) for s in subjects]).input_ids)
+def first_tokens(tokenizer, form: Format, labels) -> dict[str, int]:
+    """{label: first token of its word}, without the labels that share theirs with another one."""
+    first = {label: ids[0] for label, ids in _encoded(tokenizer, form.words(labels)).items()}
+    count = Counter(first.values())
+    return {label: token for label, token in first.items() if count[token] == 1}
 
 
-def subject_positions(tokenizer, form: Format, subject: str) -> tuple[int, ...]:
-    """Tokens of the prompt whose characters overlap the subject; ValueError if there are none."""
-    text = form.prompt(subject)
-    start = form.template.index("{subject}")
+def _encoded(tokenizer, words: dict[str, str]) -> dict[str, list[int]]:
+    if not words:
+        return {}
+    ids = tokenizer([" " + w for w in words.values()], add_special_tokens=False).input_ids
+    return dict(zip(words, ids))
+
+
+def encode(tokenizer, texts: list[str]) -> Prompts:
+    """Tokenized prompts for the packed forward pass."""
+    return Prompts.of(tokenizer(texts).input_ids)
+
+
+def subject_positions(tokenizer, form: Format, fact) -> tuple[int, ...]:
+    """Tokens of a fact's prompt whose characters overlap the subject; ValueError if there are
+    none."""
+    text = form.ask(fact)
+    templated = form.template is not None
+    start = form.template.index("{subject}") if templated else text.rfind(fact.subject)
     offsets = tokenizer(text, return_offsets_mapping=True).offset_mapping
-    end = start + len(subject)
+    end = start + len(fact.subject)
     found = tuple(i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a)
-    if not found:
+    if start < 0 or not found:
         raise ValueError(
-            f"subject '{subject}' was not found among the tokens of its prompt: {text!r}"
+            f"subject '{fact.subject}' was not found among the tokens of its prompt: {text!r}"
         )
     return found
-
-
-def teaching_texts(settings) -> list[str]:
-    """What a tiny model is taught: every fact in every format, and to say the label after the name.
-
-    The latter stands three times, so that the label can be read at the name's last token, as in a
-    model that looks facts up.
-    """
-    from lib.facts.tables import load_table
-
-    texts = []
-    for task in settings.tasks.values():
-        forms = load_formats(paths.ROOT / task.formats)
-        columns = task.subject_column, task.label_column
-        table = load_table(paths.ROOT / task.table, *columns, per_label=task.per_label)
-        before_name = forms.training.template.split("{subject}")[0]
-        for row in table.itertuples():
-            texts += [
-                f"{form.prompt(row.subject)} {form.answers[row.label]}" for form in forms.formats
-            ]
-            texts += 3 * [f"{before_name}{row.subject} {row.label}"]
-    return texts

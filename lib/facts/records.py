@@ -109,7 +109,7 @@ class FactSplit:
 def make_split(
     facts: list[FactRecord], forget: int, fewshot: int, shares: tuple[float, float], seed: int
 ) -> FactSplit:
-    """Draw forget halves, few-shot pool and retained facts, each stratified by true label.
+    """Draw forget halves, few-shot pool and retained facts, each stratified (see `strata`).
 
     forget: facts to edit (halves of equal size); shares: parts of the retained facts used for
     training and validation, the rest is test. ValueError if the model knows too few facts.
@@ -118,7 +118,8 @@ def make_split(
         raise ValueError(
             f"forget is {forget}: set it to an even number of at least 2 (it has two halves)"
         )
-    needed = forget + fewshot + 3 * len({f.true for f in facts})
+    stratum = strata(facts)
+    needed = forget + fewshot + 3 * len(set(stratum.values()))
     if len(facts) < needed:
         raise ValueError(
             f"the model knows {len(facts)} facts of this table but {needed} are needed "
@@ -126,7 +127,7 @@ def make_split(
             f"{fewshot}, retained): lower `forget` or `min_probability` in params.yaml, or "
             "add facts"
         )
-    queue = _interleaved(facts, random.Random(seed))
+    queue = _interleaved(stratum, random.Random(seed))
     forget_ids, rest = queue[:forget], queue[forget:]
     pool, retain = rest[:fewshot], rest[fewshot:]
     train, validation = (round(len(retain) * s) for s in shares)
@@ -143,19 +144,40 @@ def make_split(
     return FactSplit(**roles, majority=majority)
 
 
-def _interleaved(facts: list[FactRecord], rng: random.Random) -> list[str]:
-    """Ids in pairs of equal label, each label spread evenly from first to last.
+def strata(facts: list[FactRecord]) -> dict[str, str]:
+    """{fact id: what roles are balanced over}: the relation, or the true label where there is but
+    one relation."""
+    many = len({f.relation for f in facts}) > 1
+    return {f.id: f.relation if many else f.true for f in facts}
 
-    Any slice then has the label shares of the whole, and so have its two halves (every second
-    id).
+
+def answer_pairs(facts: list[FactRecord], count: int) -> list[tuple[FactRecord, FactRecord]]:
+    """Up to `count` pairs of facts that ask the same of two subjects with different answers; no
+    fact stands in two pairs."""
+    pairs, used = [], set()
+    for i, one in enumerate(facts):
+        for other in facts[i + 1 :]:
+            if len(pairs) == count or one.id in used:
+                break
+            same = one.relation == other.relation and one.true != other.true
+            if same and other.id not in used:
+                pairs.append((one, other))
+                used |= {one.id, other.id}
+    return pairs
+
+
+def _interleaved(stratum: dict[str, str], rng: random.Random) -> list[str]:
+    """Ids in pairs of one stratum, each stratum spread evenly from first to last.
+
+    Any slice then has the shares of the whole, and so have its two halves (every second id).
     """
-    by_label: dict[str, list[str]] = {}
-    for fact in sorted(facts, key=lambda f: f.id):
-        by_label.setdefault(fact.true, []).append(fact.id)
+    groups: dict[str, list[str]] = {}
+    for name in sorted(stratum):
+        groups.setdefault(stratum[name], []).append(name)
     placed = []
-    for label, ids in by_label.items():
+    for group, ids in groups.items():
         rng.shuffle(ids)
-        placed += [((i // 2 * 2 + 1) / len(ids), label, i, name) for i, name in enumerate(ids)]
+        placed += [((i // 2 * 2 + 1) / len(ids), group, i, name) for i, name in enumerate(ids)]
     return [name for *_, name in sorted(placed)]
 
 
@@ -163,10 +185,14 @@ def _majority(labels: list[str]) -> float:
     return max(Counter(labels).values()) / len(labels) if labels else 0.0
 
 
-def save_facts(facts: list[FactRecord], split: FactSplit, folder: Path) -> None:
-    """Write facts.json and split.json."""
-    rows = [asdict(f) for f in facts]
-    (folder / "facts.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+def save_facts(
+    facts: list[FactRecord], split: FactSplit, never_known: list[FactRecord], folder: Path
+) -> None:
+    """Write facts.json, split.json and never_known.json."""
+    rows = {"facts": facts, "never_known": never_known}
+    for name, records in rows.items():
+        text = json.dumps([asdict(f) for f in records], indent=1, ensure_ascii=False)
+        (folder / f"{name}.json").write_text(text + "\n")
     (folder / "split.json").write_text(
         json.dumps(asdict(split), indent=1, ensure_ascii=False) + "\n"
     )
@@ -174,12 +200,23 @@ def save_facts(facts: list[FactRecord], split: FactSplit, folder: Path) -> None:
 
 def load_facts(folder: Path) -> tuple[dict[str, FactRecord], FactSplit]:
     """({id: FactRecord}, FactSplit) as notebook 01 wrote them."""
+    return {f.id: f for f in _records(folder, "facts")}, FactSplit(**_json(folder, "split"))
+
+
+def load_never_known(folder: Path) -> list[FactRecord]:
+    """The invented subjects that notebook 01 wrote."""
+    return _records(folder, "never_known")
+
+
+def _records(folder: Path, name: str) -> list[FactRecord]:
+    return [FactRecord(**row) for row in _json(folder, name)]
+
+
+def _json(folder: Path, name: str):
     try:
-        rows = json.loads((folder / "facts.json").read_text())
-        split = json.loads((folder / "split.json").read_text())
+        return json.loads((folder / f"{name}.json").read_text())
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no facts in {folder.name}: run notebook 01, or `dvc repro`, for this task and "
             "seed first"
         ) from None
-    return {r["id"]: FactRecord(**r) for r in rows}, FactSplit(**split)

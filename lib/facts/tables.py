@@ -1,9 +1,9 @@
 """Fact tables: csv files with one fact a line, checked before anything long starts.
 
-Two columns are needed, named in params.yaml: the subject and its true label (and, if wanted, a
-third with the edit target). Further columns are ignored, so the paper authors' sports.csv loads
-from its path through the same function; it has line breaks inside quoted fields, which the csv
-reader handles.
+Two columns are needed, named in params.yaml: the subject and its true label (and, if wanted, one
+with the relation and one with the edit target). Further columns are ignored, so the paper
+authors' sports.csv loads from its path through the same function; it has line breaks inside
+quoted fields, which the csv reader handles.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ def load_table(
     subject: str,
     label: str,
     edit: str | None = None,
-    labels: list[str] | None = None,
+    labels: dict[str, list[str]] | None = None,
     per_label: int | None = None,
+    relation: str | None = None,
 ) -> pandas.DataFrame:
-    """Table with columns subject, label and (if asked for) edit, in file order.
+    """Table with columns relation, subject, label and (if asked for) edit, in file order.
 
-    labels: the labels that formats can express; per_label: keep only the first so many subjects
-    of each label (the whole file is checked). Raises FileNotFoundError, or ValueError in one
-    sentence for a missing column, a subject listed twice, an empty cell, an unknown label or an
-    edit equal to the truth.
+    labels: {relation: labels that its formats can express, or none for any}; per_label: keep only
+    the first so many subjects of each label (the whole file is checked); relation: column, None
+    where the whole table is the one relation of `labels`. Raises FileNotFoundError, or ValueError
+    in one sentence for a missing column, a subject listed twice, an empty cell, an unknown
+    relation or label, or an edit equal to the truth.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -35,6 +37,7 @@ def load_table(
         )
     raw = _read(path)
     wanted = {"subject": subject, "label": label} | ({"edit": edit} if edit else {})
+    wanted |= {"relation": relation} if relation else {}
     for column in wanted.values():
         if column not in raw.columns:
             free = [c for c in raw.columns if c not in wanted.values()]
@@ -46,15 +49,17 @@ def load_table(
             )
     table = pandas.DataFrame({k: raw[v].str.strip() for k, v in wanted.items()})
     _refuse(table, table.eq("").any(axis=1), path, "has an empty cell in the line of '{}': fill it")
-    _refuse(
-        table, table.subject.duplicated(), path, "lists '{}' twice: delete one of the two lines"
-    )
-    if labels is not None:
-        known = ", ".join(labels)
-        for column in set(table.columns) - {"subject"}:
-            bad = ~table[column].isin(labels)
-            message = f"gives '{{}}' a {column} that no answer format knows: use one of {known}"
-            _refuse(table, bad, path, message)
+    if not relation and len(labels or ()) > 1:
+        raise ValueError(
+            f"{path.name} needs a column that names the relation, as its formats have several: "
+            "set `relation_column` of the task in params.yaml"
+        )
+    if not relation:
+        table["relation"] = next(iter(labels)) if labels else ""
+    twice = table.duplicated(["relation", "subject"])
+    _refuse(table, twice, path, "lists '{}' twice: delete one of the two lines")
+    for name in table.relation.unique() if labels is not None else ():
+        _check_labels(table[table.relation == name], labels, name, path)
     if edit:
         _refuse(
             table,
@@ -63,8 +68,23 @@ def load_table(
             "gives '{}' an edit target equal to the truth: choose another label",
         )
     if per_label:
-        table = table.groupby("label", sort=False).head(per_label).reset_index(drop=True)
+        groups = table.groupby(["relation", "label"], sort=False)
+        table = groups.head(per_label).reset_index(drop=True)
     return table
+
+
+def _check_labels(rows, labels: dict[str, list[str]], relation: str, path: Path) -> None:
+    if relation not in labels:
+        raise ValueError(
+            f"{path.name} has facts of relation '{relation}', which no format asks for (there are "
+            f"{', '.join(labels)}): add it to the formats file"
+        )
+    if not labels[relation]:
+        return
+    known = ", ".join(labels[relation])
+    for column in set(rows.columns) & {"label", "edit"}:
+        message = f"gives '{{}}' a {column} that no answer format knows: use one of {known}"
+        _refuse(rows, ~rows[column].isin(labels[relation]), path, message)
 
 
 def _read(path: Path) -> pandas.DataFrame:

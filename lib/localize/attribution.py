@@ -11,14 +11,12 @@ doing it, for the comparison that shows where the estimate fails.
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import replace
-
 import pandas
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lib.localize.corruption import Run, averaged, corrupt_runs
 from lib.localize.nodes import (
     Activations,
     Cases,
@@ -29,34 +27,6 @@ from lib.localize.nodes import (
     reading,
     replacing,
 )
-from lib.packing import Pack, Prompts
-
-
-def plain_tokens(tokenizer) -> list[int]:
-    """Ids of tokens that are ASCII words: what subjects are replaced by."""
-    marks = "\u0120\u2581"  # how byte-level and sentence-piece tokenizers write a leading space
-    words = tokenizer.get_vocab().items()
-    special = set(tokenizer.all_special_ids)
-    return sorted(
-        i
-        for word, i in words
-        if i not in special and word.lstrip(marks).isascii() and word.lstrip(marks).isalpha()
-    )
-
-
-def corrupted(cases: Cases, words: list[int], draw: int, seed: int) -> Cases:
-    """The same prompts with random words in place of each subject's tokens, drawn per fact."""
-    n, suffixes = len(cases.prompts.prefix), []
-    for name, suffix, positions in zip(cases.ids, cases.prompts.suffixes, cases.subjects):
-        key = zlib.crc32(f"{seed} {draw} {name}".encode())
-        picks = torch.randint(
-            len(words), (len(positions),), generator=torch.Generator().manual_seed(key)
-        )
-        changed = list(suffix)
-        for position, pick in zip(positions, picks.tolist()):
-            changed[position - n] = words[pick]
-        suffixes.append(tuple(changed))
-    return replace(cases, prompts=Prompts(cases.prompts.prefix, tuple(suffixes)))
 
 
 def attribute(
@@ -73,22 +43,12 @@ def attribute(
 
     score: estimated change of the fact's logit difference, in logits, before any normalization.
     """
-    cases = cases.split_before_subjects()
-    runner, parts = Restarter(model, max_tokens=max_tokens), []
-    for index, pack in tqdm(runner.packs(cases.prompts), desc="attribution patching"):
-        mine = cases.take(index)
-        clean, slopes, ld_clean = _gradients(runner, pack, mine)
-        for draw in range(corruptions):
-            other = Pack(corrupted(mine, words, draw, seed).prompts)
-            corrupt = runner.read(other)
-            ld_corrupt = _read_out(runner, other, mine, corrupt)
-            parts += [
-                _frame(mine, node, _products(model, other, node, clean, corrupt, slopes))
-                | {"ld_clean": ld_clean.tolist(), "ld_corrupt": ld_corrupt.tolist()}
-                for node in nodes
-            ]
-    rows = pandas.concat([pandas.DataFrame(p) for p in parts], ignore_index=True)
-    return rows.groupby(["id", "kind", "layer", "head"], sort=False).mean().reset_index()
+    runner, parts, slopes = Restarter(model, max_tokens=max_tokens), [], {}
+    for run in corrupt_runs(runner, cases, words, corruptions, seed, "attribution patching"):
+        if run.draw == 0:
+            slopes = _gradients(runner, run)
+        parts += [_frame(run, n, _products(model, run, n, slopes)) for n in nodes]
+    return averaged(parts)
 
 
 @torch.no_grad()
@@ -102,43 +62,26 @@ def patch(
     max_tokens: int = 640,
 ) -> pandas.DataFrame:
     """What `attribute` estimates, exactly: rows of the same columns."""
-    cases = cases.split_before_subjects()
     runner, parts = Restarter(model, max_tokens=max_tokens), []
-    packs = runner.packs(cases.prompts)
-    bar = tqdm(total=len(packs) * corruptions * len(nodes), desc="exact patching")
-    for index, pack in packs:
-        mine = cases.take(index)
-        clean = runner.read(pack)
-        ld_clean = _read_out(runner, pack, mine, clean)
-        for draw in range(corruptions):
-            corrupt = runner.read(Pack(corrupted(mine, words, draw, seed).prompts))
-            ld_corrupt = _read_out(runner, pack, mine, corrupt)
-            every = torch.arange(pack.ids.shape[1])
-            for node in nodes:
-                values = corrupt.of(node)[:, columns(model, node)]
-                with replacing(model, node, values, every):
-                    final = runner.from_block(
-                        pack, node.layer, clean.before[node.layer], pack.answer_rows
-                    )
-                changed = logit_differences(model, final, mine.targets, mine.contrasts)
-                parts.append(
-                    _frame(mine, node, changed - ld_clean)
-                    | {"ld_clean": ld_clean.tolist(), "ld_corrupt": ld_corrupt.tolist()}
-                )
-                bar.update()
-    bar.close()
-    rows = pandas.concat([pandas.DataFrame(p) for p in parts], ignore_index=True)
-    return rows.groupby(["id", "kind", "layer", "head"], sort=False).mean().reset_index()
+    for run in corrupt_runs(runner, cases, words, corruptions, seed, "exact patching"):
+        every = torch.arange(run.pack.ids.shape[1])
+        for node in tqdm(nodes, desc="nodes", leave=False):
+            values = run.corrupt.of(node)[:, columns(model, node)]
+            before = run.clean.before[node.layer]
+            with replacing(model, node, values, every):
+                final = runner.from_block(run.pack, node.layer, before, run.pack.answer_rows)
+            changed = logit_differences(model, final, run.cases.targets, run.cases.contrasts)
+            parts.append(_frame(run, node, changed - run.ld_clean))
+    return averaged(parts)
 
 
-def _frame(cases: Cases, node: Node, score: Tensor) -> dict:
-    return {"id": cases.ids} | vars(node) | {"score": score.tolist()}
+def _frame(run: Run, node: Node, score: Tensor) -> dict:
+    gap = {"ld_clean": run.ld_clean.tolist(), "ld_corrupt": run.ld_corrupt.tolist()}
+    return {"id": run.cases.ids} | vars(node) | {"score": score.tolist()} | gap
 
 
-def _gradients(
-    runner: Restarter, pack: Pack, cases: Cases
-) -> tuple[Activations, Activations, Tensor]:
-    """Clean activations, gradients of each fact's own LD with respect to them, and LD (n,).
+def _gradients(runner: Restarter, run: Run) -> Activations:
+    """Gradients of each fact's own LD with respect to every activation of the clean run.
 
     Facts in a pack do not see each other, so the gradient of the sum holds each fact's own.
     """
@@ -147,22 +90,17 @@ def _gradients(
         tensor.retain_grad()
         return tensor
 
-    start = runner.read(pack).before[0].requires_grad_(True)
+    start = run.clean.before[0].clone().requires_grad_(True)
     with torch.enable_grad(), reading(runner.model, keep) as found:
-        final = runner.from_block(pack, 0, start, pack.answer_rows)
-        ld = logit_differences(runner.model, final, cases.targets, cases.contrasts)
+        final = runner.from_block(run.pack, 0, start, run.pack.answer_rows)
+        ld = logit_differences(runner.model, final, run.cases.targets, run.cases.contrasts)
         ld.sum().backward()
-    return found.map(lambda t: t.detach()[0]), found.map(lambda t: t.grad[0]), ld.detach()
+    return found.map(lambda t: t.grad[0])
 
 
-def _products(model, pack, node, clean, corrupt, slopes) -> Tensor:
+def _products(model, run: Run, node: Node, slopes: Activations) -> Tensor:
     """Sum of (corrupt - clean) * slope over each prompt's own tokens: (n_prompts,)."""
     where = columns(model, node)
-    change = (corrupt.of(node) - clean.of(node))[:, where] * slopes.of(node)[:, where]
+    change = (run.corrupt.of(node) - run.clean.of(node))[:, where] * slopes.of(node)[:, where]
     per_row = change.sum(1)
-    return torch.stack([per_row[a:b].sum() for a, b in pack.segments[1:]])
-
-
-def _read_out(runner, pack, cases, activations) -> Tensor:
-    final = runner.from_block(pack, len(activations.after), activations.after[-1], pack.answer_rows)
-    return logit_differences(runner.model, final, cases.targets, cases.contrasts).detach()
+    return torch.stack([per_row[a:b].sum() for a, b in run.pack.segments[1:]])

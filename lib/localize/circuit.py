@@ -1,147 +1,135 @@
 """Fact lookup by two-step path patching: the heads that extract the answer, then the MLPs that
 feed them.
 
-Runs start from corrupt prompts (random tokens for the subject). Step 1: a head gets its clean
+Runs start from corrupt prompts (random words for the subject). Step 1: a head gets its clean
 value, all other attention keeps its corrupt value, MLPs are recomputed; what then reaches the
 logits is the head's effect. Step 2: what an MLP adds goes straight into the residual stream that
-enters the lowest layer with one of the strongest heads; everything from there on runs normally
-(section 4.5). Effects are shares of the clean minus corrupt logit difference.
+enters the receiver, the lowest layer with one of the strongest heads; everything from there on
+runs normally (section 4.5). Effects are shares of the clean minus corrupt logit difference.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy
 import pandas
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from lib.localize.attribution import corrupted
+from lib.components import blocks
+from lib.localize.corruption import NODE, Run, averaged, corrupt_runs
 from lib.localize.nodes import (
-    Activations,
     Cases,
     Node,
     Restarter,
     columns,
+    final_norm,
     frozen_attention,
     logit_differences,
 )
+from lib.localize.scores import over_halves
 from lib.packing import Pack, Prompts
+from lib.stats import resample
+
+RULES = ("signed", "absolute")
 
 
 @dataclass(frozen=True)
-class Circuit:
-    """heads: the strongest extraction heads; receiver: lowest layer with one of them; mlps: effects
-    of the MLPs below it, (layer, effect, error), empty if the receiver is layer 0."""
+class Corruptions:
+    """How prompts are corrupted: `count` times with words drawn from a seed."""
 
-    heads: list[Node]
-    receiver: int
-    mlps: pandas.DataFrame
-
-
-def find(
-    model, cases: Cases, words: list[int], corruptions: int, seed: int, count: int = 10
-) -> Circuit:
-    """Both steps: the `count` strongest heads, then the MLPs that feed the lowest of them."""
-    heads = strongest(shares(head_effects(model, cases, words, corruptions, seed)), count)
-    receiver = min(head.layer for head in heads)
-    if not receiver:
-        return Circuit(heads, 0, pandas.DataFrame(columns=["layer", "effect", "error"]))
-    rows = mlp_effects(model, cases, words, corruptions, seed, receiver)
-    return Circuit(heads, receiver, shares(rows)[["layer", "effect", "error"]])
+    words: list[int]
+    count: int
+    seed: int
 
 
 @torch.no_grad()
-def head_effects(
-    model, cases: Cases, words: list[int], corruptions: int, seed: int
-) -> pandas.DataFrame:
+def head_effects(model, cases: Cases, how: Corruptions) -> pandas.DataFrame:
     """Step 1: rows (id, kind, layer, head, change, gap), in logits, means over corruptions.
 
     change: what the head's clean value adds to the corrupt logit difference; gap: clean minus
     corrupt logit difference.
     """
-    return _over_corruptions(model, cases, words, corruptions, seed, _heads, "extraction heads")
+    return _over_runs(model, cases, how, _heads, "extraction heads")
 
 
 @torch.no_grad()
-def mlp_effects(
-    model, cases: Cases, words: list[int], corruptions: int, seed: int, receiver: int
-) -> pandas.DataFrame:
-    """Step 2: the same rows for the MLPs below `receiver`."""
+def mlp_effects(model, cases: Cases, how: Corruptions, receivers: list[int]) -> pandas.DataFrame:
+    """Step 2: the same rows, with column receiver, for the MLPs below each receiver."""
 
-    def step(*args):
-        return _mlps(*args, receiver)
+    def step(runner, run):
+        for receiver in receivers:
+            yield from _mlps_into(runner, run, receiver)
 
-    return _over_corruptions(model, cases, words, corruptions, seed, step, "lookup MLPs")
+    return _over_runs(model, cases, how, step, "lookup MLPs", ("receiver",))
 
 
-def _over_corruptions(model, cases, words, corruptions, seed, step, words_for_bar):
-    cases = cases.split_before_subjects()
+@torch.no_grad()
+def direct_effects(model, cases: Cases, how: Corruptions) -> pandas.DataFrame:
+    """Rows for every MLP's path straight to the logits: the MLPs that help to write the answer."""
+    return _over_runs(model, cases, how, _mlps_out, "writing MLPs")
+
+
+def _over_runs(model, cases, how, step, desc, keys=()) -> pandas.DataFrame:
     runner, parts = Restarter(model), []
-    packs = runner.packs(cases.prompts)
-    for index, pack in tqdm(packs, desc=words_for_bar):
-        mine = cases.take(index)
-        clean = runner.read(pack)
-        ld_clean = _read_out(runner, pack, mine, clean)
-        for draw in range(corruptions):
-            other = Pack(corrupted(mine, words, draw, seed).prompts)
-            corrupt = runner.read(other)
-            ld_corrupt = _read_out(runner, other, mine, corrupt)
-            gap = (ld_clean - ld_corrupt).tolist()
-            for node, ld in step(runner, other, mine, clean, corrupt):
-                change = (ld - ld_corrupt).tolist()
-                parts.append({"id": mine.ids} | vars(node) | {"change": change, "gap": gap})
-    rows = pandas.concat([pandas.DataFrame(p) for p in parts], ignore_index=True)
-    return rows.groupby(["id", "kind", "layer", "head"], sort=False).mean().reset_index()
+    for run in corrupt_runs(runner, cases, how.words, how.count, how.seed, desc):
+        gap = (run.ld_clean - run.ld_corrupt).tolist()
+        for named, ld in step(runner, run):
+            change = (ld - run.ld_corrupt).tolist()
+            parts.append({"id": run.cases.ids} | named | {"change": change, "gap": gap})
+    columns_of = ["id", *NODE, *keys, "change", "gap"]
+    return averaged(parts, keys) if parts else pandas.DataFrame(columns=columns_of)
 
 
-def _heads(runner: Restarter, pack: Pack, cases: Cases, clean: Activations, corrupt: Activations):
+def _heads(runner: Restarter, run: Run):
     """With all other attention fixed only the answer's own row matters: one row per head and
     fact."""
-    rows, n_heads = pack.answer_rows, runner.model.config.num_attention_heads
-    corrupt_rows = corrupt.map(lambda t: t[rows].repeat(n_heads, 1))
+    rows, n_heads = run.corrupt_pack.answer_rows, runner.model.config.num_attention_heads
+    corrupt = run.corrupt.map(lambda t: t[rows].repeat(n_heads, 1))
     single = Pack(Prompts((), tuple((0,) for _ in range(n_heads * len(rows)))))
     every = torch.arange(len(single.ids[0]))
-    targets, contrasts = cases.targets.repeat(n_heads), cases.contrasts.repeat(n_heads, 1)
+    targets = run.cases.targets.repeat(n_heads)
+    contrasts = run.cases.contrasts.repeat(n_heads, 1)
     for layer in range(len(corrupt.before)):
         nodes = [Node("head", layer, h) for h in range(n_heads)]
-        given = list(corrupt_rows.heads)
+        given = list(corrupt.heads)
         given[layer] = given[layer].clone()
         for h, node in enumerate(nodes):
             mine, where = slice(h * len(rows), (h + 1) * len(rows)), columns(runner.model, node)
-            given[layer][mine, where] = clean.heads[layer][rows][:, where]
+            given[layer][mine, where] = run.clean.heads[layer][rows][:, where]
         with frozen_attention(runner.model, given):
-            final = runner.from_block(single, layer, corrupt_rows.before[layer], every)
+            final = runner.from_block(single, layer, corrupt.before[layer], every)
         ld = logit_differences(runner.model, final, targets, contrasts)
-        yield from zip(nodes, ld.split(len(rows)))
+        yield from zip(map(vars, nodes), ld.split(len(rows)))
 
 
-def _mlps(runner, pack, cases, clean, corrupt, receiver: int):
+def _mlps_into(runner: Restarter, run: Run, receiver: int):
     """The MLP's change is added to what the receiver reads, at every token."""
+    pack, cases = run.corrupt_pack, run.cases
     for layer in range(receiver):
-        hidden = corrupt.before[receiver] + clean.mlp[layer] - corrupt.mlp[layer]
+        change = run.clean.mlp[layer] - run.corrupt.mlp[layer]
+        hidden = run.corrupt.before[receiver] + change
         final = runner.from_block(pack, receiver, hidden, pack.answer_rows)
-        yield (
-            Node("mlp", layer),
-            logit_differences(runner.model, final, cases.targets, cases.contrasts),
-        )
+        ld = logit_differences(runner.model, final, cases.targets, cases.contrasts)
+        yield vars(Node("mlp", layer)) | {"receiver": receiver}, ld
 
 
-def _read_out(runner, pack, cases, activations) -> Tensor:
-    last = len(activations.after)
-    final = runner.from_block(pack, last, activations.after[-1], pack.answer_rows)
-    return logit_differences(runner.model, final, cases.targets, cases.contrasts)
+def _mlps_out(runner: Restarter, run: Run):
+    rows = run.corrupt_pack.answer_rows
+    for layer in range(len(blocks(runner.model))):
+        change = run.clean.mlp[layer][rows] - run.corrupt.mlp[layer][rows]
+        final = final_norm(runner.model)((run.corrupt.after[-1][rows] + change)[None])[0]
+        ld = logit_differences(runner.model, final, run.cases.targets, run.cases.contrasts)
+        yield vars(Node("mlp", layer)), ld
 
 
 def shares(rows: pandas.DataFrame, resamples: int = 500, seed: int = 0) -> pandas.DataFrame:
     """One row per node: effect = mean change / mean gap, and its bootstrap standard error over
-    facts."""
-    keys = ["kind", "layer", "head"]
-    change = rows.pivot_table("change", "id", keys, sort=False)
+    facts; no rows give none."""
+    if rows.empty:
+        return pandas.DataFrame(columns=[*NODE, "effect", "error"])
+    change = rows.pivot_table("change", "id", NODE, sort=False)
     gap = rows.groupby("id").gap.first()[change.index].to_numpy()
-    draws = numpy.random.default_rng(seed).integers(0, len(gap), (resamples, len(gap)))
+    draws = resample(len(gap), resamples, seed)
     values = change.to_numpy()
     found = values.mean(0) / gap.mean()
     spread = (values[draws].mean(1) / gap[draws].mean(1)[:, None]).std(0)
@@ -149,12 +137,78 @@ def shares(rows: pandas.DataFrame, resamples: int = 500, seed: int = 0) -> panda
 
 
 def strongest(heads: pandas.DataFrame, count: int) -> list[Node]:
-    """The `count` heads with the largest absolute effect, strongest first."""
+    """The `count` heads with the largest absolute effect, strongest first; heads: see `shares`."""
     order = heads.assign(size=heads.effect.abs()).sort_values("size", ascending=False)
     return [Node("head", int(r.layer), int(r.head)) for r in order.head(count).itertuples()]
 
 
-def lookup_layers(mlps: pandas.DataFrame, threshold: float) -> list[int]:
-    """MLP layers whose effect exceeds the threshold and twice its standard error."""
-    found = mlps[(mlps.effect > threshold) & (mlps.effect > 2 * mlps.error)].layer
-    return sorted(int(layer) for layer in found)
+def receiver_of(head_rows: pandas.DataFrame, count: int) -> int:
+    """The lowest layer that holds one of the `count` strongest heads."""
+    return min(head.layer for head in strongest(shares(head_rows, 2), count))
+
+
+def layers_above(effects: pandas.DataFrame, threshold: float, rule: str = "signed") -> list[int]:
+    """Layers whose effect exceeds the threshold and twice its standard error; `absolute` (as
+    published) takes the size of the effect and no error. ValueError for an unknown rule."""
+    if rule not in RULES:
+        raise ValueError(f"unknown rule '{rule}' for path patching: use one of {', '.join(RULES)}")
+    if rule == "absolute":
+        found = effects[effects.effect.abs() > threshold]
+    else:
+        found = effects[(effects.effect > threshold) & (effects.effect > 2 * effects.error)]
+    return sorted(int(layer) for layer in found.layer)
+
+
+def lookup_layers(
+    head_rows: pandas.DataFrame,
+    mlp_rows: pandas.DataFrame,
+    count: int,
+    threshold: float,
+    rule: str = "signed",
+) -> list[int]:
+    """Both steps from stored rows: the MLPs that feed the lowest of the strongest heads.
+
+    mlp_rows must hold the receiver that these heads give (see `receiver_of`).
+    """
+    receiver = receiver_of(head_rows, count)
+    rows = mlp_rows[mlp_rows.receiver == receiver]
+    return layers_above(shares(rows), threshold, rule) if receiver else []
+
+
+def receivers(
+    head_rows: pandas.DataFrame, repeats: list[pandas.DataFrame], counts: list[int], heads: int
+) -> list[int]:
+    """Every layer that is the lowest of the strongest heads for one of the `counts`, in one of the
+    repeats, or in a half of the facts that `scores.over_halves` draws; layer 0 has no MLP below it.
+    """
+    found = {receiver_of(head_rows, count) for count in counts}
+    found |= {receiver_of(rows, heads) for rows in repeats}
+
+    def note(half: list[str]) -> list:
+        found.add(receiver_of(head_rows[head_rows.id.isin(half)], heads))
+        return []
+
+    over_halves(list(head_rows.id.unique()), note)
+    return sorted(found - {0})
+
+
+def mechanisms(
+    head_rows: pandas.DataFrame,
+    mlp_rows: pandas.DataFrame,
+    direct_rows: pandas.DataFrame,
+    count: int,
+    threshold: float,
+    rule: str = "signed",
+) -> dict[str, list[Node]]:
+    """The three groups of section 9 from stored rows: extraction heads (step 1), lookup MLPs (step
+    2), and writing MLPs, those at or above the receiver with a direct effect on the answer."""
+    direct = shares(direct_rows)
+    direct = direct[direct.layer >= receiver_of(head_rows, count)]
+    found = {
+        "lookup MLPs": lookup_layers(head_rows, mlp_rows, count, threshold, rule),
+        "writing MLPs": layers_above(direct, threshold, rule),
+    }
+    heads = strongest(shares(head_rows), count)
+    return {"extraction heads": heads} | {
+        name: [Node("mlp", layer) for layer in layers] for name, layers in found.items()
+    }

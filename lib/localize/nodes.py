@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lib import unembed
-from lib.components import Component, blocks
-from lib.facts.formats import Format, answer_tokens, encode, subject_positions
+from lib.components import blocks
+from lib.facts.formats import Format, encode, first_tokens
 from lib.facts.records import FactRecord
 from lib.packing import Pack, Prompts, Runner, starting_at
 
@@ -31,11 +31,6 @@ class Node:
     kind: str
     layer: int
     head: int = -1
-
-    @property
-    def component(self) -> Component:
-        """The trainable unit that holds this node's weights."""
-        return Component("mlp" if self.kind == "mlp" else "attention", self.layer)
 
 
 def heads_and_mlps(model) -> list[Node]:
@@ -227,15 +222,23 @@ class Cases:
     contrasts: Tensor
 
     @staticmethod
-    def of(tokenizer, form: Format, facts: list[FactRecord]) -> Cases:
-        """The facts in one answer format; each is measured against all other answers."""
-        tokens = answer_tokens(tokenizer, form)
-        others = [[tokens[o] for o in f.options if o != f.true] for f in facts]
+    def of(tokenizer, forms: dict[str, Format], facts: list[FactRecord]) -> Cases:
+        """Facts in their training prompts; forms: {relation: training format}.
+
+        Facts of one relation are measured against all its other answers (sports: the mean of the
+        other sports), facts of several relations each against the answer it is edited to
+        (CounterFact: its false target), section 4.2.
+        """
+        if len({f.relation for f in facts}) == 1:
+            tokens = first_tokens(tokenizer, forms[facts[0].relation], facts[0].options)
+            others = [[tokens[o] for o in f.options if o != f.true] for f in facts]
+        else:
+            others = [[f.edit_token] for f in facts]
         return Cases(
             [f.id for f in facts],
-            encode(tokenizer, form, [f.subject for f in facts]),
-            [subject_positions(tokenizer, form, f.subject) for f in facts],
-            torch.tensor([tokens[f.true] for f in facts]),
+            encode(tokenizer, [f.prompt for f in facts]),
+            [f.subject_positions for f in facts],
+            torch.tensor([f.true_token for f in facts]),
             torch.tensor(others),
         )
 

@@ -10,6 +10,7 @@ section 4.4).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy
@@ -17,7 +18,8 @@ import pandas
 import torch
 from torch import Tensor
 
-from lib.facts.formats import Format, encode, subject_positions
+from lib.facts.formats import encode
+from lib.facts.records import FactRecord
 from lib.packing import Runner
 
 
@@ -36,12 +38,34 @@ def sites(n_layers: int) -> list[Site]:
     return [Site("embedding", -1), *inside]
 
 
-def features(runner: Runner, tokenizer, form: Format, subjects: list[str]) -> Tensor:
-    """Residual stream at each subject's last token in the prompt: (n_sites, n_subjects,
+def most_frequent(facts) -> str:
+    """The relation with the most facts."""
+    return Counter(f.relation for f in facts).most_common(1)[0][0]
+
+
+def probeable(facts: list[FactRecord], relation: str, least: int) -> list[FactRecord]:
+    """The facts of a relation whose label at least `least` of them share: a probe can learn it.
+
+    ValueError if fewer than two labels are left, which no probe could tell apart; no facts at all
+    are returned as such.
+    """
+    mine = [f for f in facts if f.relation == relation]
+    count = Counter(f.true for f in mine)
+    found = [f for f in mine if count[f.true] >= least]
+    if mine and len({f.true for f in found}) < 2:
+        raise ValueError(
+            f"no two labels of relation '{relation}' have {least} facts each for a probe to learn: "
+            "set `probed_relation` of the task in params.yaml to another one, or add facts"
+        )
+    return found
+
+
+def features(runner: Runner, tokenizer, facts: list[FactRecord]) -> Tensor:
+    """Residual stream at each subject's last token in the training prompt: (n_sites, n_facts,
     d_model)."""
-    last = [subject_positions(tokenizer, form, s)[-1] for s in subjects]
+    last = [f.subject_positions[-1] for f in facts]
     found = []
-    for index, pack in runner.packs(encode(tokenizer, form, subjects)):
+    for index, pack in runner.packs(encode(tokenizer, [f.prompt for f in facts])):
         found.append(runner.residuals(pack, pack.position_rows([last[i] for i in index])))
     return torch.cat(found, dim=1).float()
 
@@ -74,22 +98,23 @@ def probe_accuracy(
         return right / count
 
 
+def pooled(repeats: list[numpy.ndarray]) -> numpy.ndarray:
+    """Mean correctness over repeats with other splits; NaN where none held the subject out."""
+    total = numpy.stack(repeats)
+    seen = (~numpy.isnan(total)).sum(0)
+    return numpy.where(seen > 0, numpy.nansum(total, 0) / numpy.maximum(seen, 1), numpy.nan)
+
+
 @dataclass(frozen=True)
 class Rise:
-    """Where probe accuracy rises: layers start ...
+    """Where probe accuracy rises: the MLPs of `layers` write the label (none if it never rises).
 
-    end write the attribute.
+    base: what the name alone gives away; top: the best accuracy.
     """
 
-    start: int
-    end: int
+    layers: list[int]
     base: float
     top: float
-
-    @property
-    def layers(self) -> list[int]:
-        """The fact-lookup MLP layers."""
-        return list(range(self.start, self.end + 1))
 
 
 def rise_rule(
@@ -103,30 +128,37 @@ def rise_rule(
 
     accuracy: of the probe on post[l], l = 0 ... L-1. With b = max(at_embedding, majority) and M =
     max accuracy: start = first l with accuracy >= b + start_fraction (M - b), end = first l >=
-    start with accuracy >= b + end_fraction (M - b). ValueError if accuracy never exceeds b.
+    start with accuracy >= b + end_fraction (M - b). No layers if accuracy never exceeds b.
     """
     base, top = max(at_embedding, majority), max(accuracy)
     if top <= base:
-        raise ValueError(
-            f"probe accuracy never rises above what the name alone gives away ({base:.2f}): "
-            "this model shows no "
-            "lookup of this fact; use more known facts or a larger model"
-        )
+        return Rise([], base, top)
 
     def first(fraction: float, start: int) -> int:
         level = base + fraction * (top - base)
         return next(i for i in range(start, len(accuracy)) if accuracy[i] >= level)
 
     start = first(start_fraction, 0)
-    return Rise(start, first(max(start_fraction, end_fraction), start), base, top)
+    end = first(max(start_fraction, end_fraction), start)
+    return Rise(list(range(start, end + 1)), base, top)
 
 
-def sensitivity(accuracy: list[float], at_embedding: float, majority: float) -> pandas.DataFrame:
+def rise(
+    correct: numpy.ndarray, labels: list[str], start_fraction: float, end_fraction: float
+) -> Rise:
+    """`rise_rule` on the correctness of some subjects, (n_sites, n_subjects) as `probe_accuracy`
+    gives it, with their labels."""
+    mean = numpy.nanmean(correct, axis=1)
+    majority = max(Counter(labels).values()) / len(labels)
+    return rise_rule(list(mean[2::2]), float(mean[0]), majority, start_fraction, end_fraction)
+
+
+def sensitivity(correct: numpy.ndarray, labels: list[str]) -> pandas.DataFrame:
     """The rule's answer over a grid of its two fractions."""
     rows = [
-        {"start_fraction": round(s, 3), "end_fraction": e, "start": r.start, "end": r.end}
+        {"start_fraction": round(s, 3), "end_fraction": e}
+        | {"layers": " ".join(map(str, rise(correct, labels, s, e).layers))}
         for s in (0.25, 1 / 3, 0.5)
         for e in (0.65, 0.75, 0.85)
-        for r in [rise_rule(accuracy, at_embedding, majority, s, e)]
     ]
     return pandas.DataFrame(rows)

@@ -8,13 +8,17 @@ cancel inside a layer.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy
 import pandas
+from scipy.stats import hypergeom
 
 from lib.components import Component
+from lib.localize.corruption import NODE
+from lib.stats import resample
 
 RULES = ("raw-sum", "per-weight", "published")
-NODE = ["kind", "layer", "head"]
 
 
 def traced(rows: pandas.DataFrame, min_effect: float) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -53,7 +57,7 @@ def effects(
     """One row per node: effect = mean change / mean gap (ratio of means), with a bootstrap interval
     over facts."""
     values, weight = change.to_numpy(), gap.to_numpy()
-    draws = _resample(len(weight), resamples, seed)
+    draws = resample(len(weight), resamples, seed)
     spread = values[draws].mean(1) / weight[draws].mean(1)[:, None]
     low, high = numpy.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
     nodes = change.columns.to_frame(index=False)
@@ -78,23 +82,61 @@ def ranking(scores: dict[Component, float]) -> list[Component]:
     return sorted(scores, key=lambda c: (-scores[c], c))
 
 
-def stability(
-    change: pandas.DataFrame, gap: pandas.Series, choose, draws: int = 20, seed: int = 0
-) -> list[float]:
-    """Overlap (Jaccard) of what `choose(effect rows)` picks from two random halves of the facts."""
+def pooled(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of several repeats (column repeat, other random numbers each) as one row per fact and
+    node."""
+    keys = [k for k in ("id", "place", *NODE, "receiver") if k in rows]
+    return rows.drop(columns="repeat").groupby(keys, sort=False).mean().reset_index()
+
+
+def over_halves(ids: list[str], choose, draws: int = 20, seed: int = 0) -> list[float]:
+    """Overlap (Jaccard) of what `choose(ids)` picks from two random halves of the facts."""
     rng, found = numpy.random.default_rng(seed), []
     for _ in range(draws):
-        order = rng.permutation(len(gap))
-        halves = order[: len(order) // 2], order[len(order) // 2 :]
-        a, b = (set(choose(_effect_of(change.iloc[h], gap.iloc[h]))) for h in halves)
-        found.append(len(a & b) / len(a | b))
+        order = [ids[i] for i in rng.permutation(len(ids))]
+        half = len(order) // 2
+        found.append(jaccard(choose(order[:half]), choose(order[half:])))
     return found
 
 
-def _effect_of(change: pandas.DataFrame, gap: pandas.Series) -> pandas.DataFrame:
+def over_repeats(sets: list) -> list[float]:
+    """Overlap (Jaccard) of every two of the sets chosen with other random numbers."""
+    return [jaccard(a, b) for a, b in combinations(sets, 2)]
+
+
+def jaccard(a, b) -> float:
+    """Overlap of two sets, 0 to 1; two empty sets agree."""
+    both = set(a) | set(b)
+    return len(set(a) & set(b)) / len(both) if both else 1.0
+
+
+def chance_jaccard(size: int, total: int) -> float:
+    """Expected overlap of two random sets of `size` out of `total`; two empty sets agree."""
+    if not size:
+        return 1.0
+    shared = numpy.arange(size + 1)
+    odds = hypergeom(total, size, size).pmf(shared)
+    return float((odds * shared / numpy.maximum(2 * size - shared, 1)).sum())
+
+
+def stability(
+    halves: list[float], repeats: list[float], size: int, total: int, level: float = 0.95
+) -> pandas.DataFrame:
+    """Rows (over, value, low, high, chance): mean overlap over random halves of the facts and over
+    repeats with other random numbers; low, high: where `level` of the overlaps lie; chance: two
+    random sets of `size` out of `total`."""
+    rows = []
+    for over, found in (("halves of the facts", halves), ("random numbers", repeats)):
+        low, high = numpy.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        chance = chance_jaccard(size, total)
+        rows.append((over, float(numpy.mean(found)), float(low), float(high), chance))
+    return pandas.DataFrame(rows, columns=["over", "value", "low", "high", "chance"])
+
+
+def first_layers(
+    change: pandas.DataFrame, gap: pandas.Series, sizes: dict[Component, int], count: int
+) -> list[Component]:
+    """The `count` layers with the largest raw-sum scores over some facts."""
     value = change.to_numpy().mean(0) / gap.to_numpy().mean()
-    return change.columns.to_frame(index=False).assign(effect=value)
-
-
-def _resample(n: int, resamples: int, seed: int) -> numpy.ndarray:
-    return numpy.random.default_rng(seed).integers(0, n, (resamples, n))
+    effect = change.columns.to_frame(index=False).assign(effect=value)
+    return ranking(layer_scores(effect, sizes))[:count]

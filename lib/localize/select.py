@@ -3,8 +3,9 @@
 Budget B = number of weights of the fact-lookup MLPs. Every budget-matched method puts components
 in an order and takes them until the total reaches B: never under, by at most one layer over
 (section 3). The controls the paper lacks: `depth-matched-mlps` (as early as fact-lookup, other
-layers) separates "lookup" from "early enough"; `mlp-window` slides a window of the same budget
-through the model.
+layers) separates "lookup" from "early enough"; `fact-lookup-swapped` trains the layers in which
+another task's facts are looked up; `mlp-window` slides a window of the same budget through the
+model. `random` draws single matrices, all kinds alike (as published it never drew the gate).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pandas
 
 from lib.components import Component, Localization
 from lib.config import LocalizationSettings
-from lib.localize.scores import layer_scores, ranking
+from lib.localize.scores import jaccard, layer_scores, ranking
 
 DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
 MAX_OVERLAP = 0.5  # Jaccard overlap with fact-lookup (section 4.6)
 TRIES = 20_000
+UNMATCHED = ("all-mlps", "nonlocalized", "literal", "fact-lookup-swapped")
 RANKED = ("causal-tracing", "attribution-patching")  # by effect on the output
 
 
@@ -46,28 +48,28 @@ def select(
     lookup: list[int],
     seed: int,
     effects: dict[str, pandas.DataFrame] | None = None,
+    swapped: list[int] | None = None,
 ) -> Localization:
     """The components that localization `name` trains.
 
-    sizes: weights of every component of the model; lookup: fact-lookup layers, which set the
-    budget; effects: {method: rows (kind, layer, head, effect)} for methods that rank by effect on
-    the output. Random draws depend on (method, seed, draw) only. ValueError names a window that
-    does not fit.
+    sizes: weights of every component of the model, single matrices too for `random`
+    (`components.unit_sizes`); lookup: fact-lookup layers, which set the budget; effects: {method:
+    rows (kind, layer, head, effect)} for methods that rank by effect on the output; swapped: the
+    fact-lookup layers of another task, taken as they are. Random draws depend on (method, seed,
+    draw) only. ValueError names a window that does not fit.
     """
     lookup_set = tuple(Component("mlp", layer) for layer in lookup)
     budget = sum(sizes[c] for c in lookup_set)
     if settings.method in RANKED:
         chosen, note = _ranked(settings, sizes, budget, effects[settings.method])
+    elif settings.method == "fact-lookup-swapped":
+        chosen = tuple(Component("mlp", layer) for layer in swapped)
+        note = "MLP layers in which the facts of another task are looked up"
     else:
         chosen, note = _METHODS[settings.method](name, settings, sizes, lookup_set, budget, seed)
-    matched = settings.method not in ("all-mlps", "nonlocalized", "literal")
     weights = sum(sizes[c] for c in chosen)
+    matched = settings.method not in UNMATCHED
     return Localization(name, chosen, weights, budget if matched else 0, note)
-
-
-def jaccard(a, b) -> float:
-    """Overlap of two sets of components, 0 to 1."""
-    return len(set(a) & set(b)) / len(set(a) | set(b))
 
 
 def mean_depth(components, n_layers: int) -> float:
@@ -76,11 +78,11 @@ def mean_depth(components, n_layers: int) -> float:
 
 
 def _mlps(sizes) -> list[Component]:
-    return sorted(c for c in sizes if c.kind == "mlp")
+    return sorted(c for c in sizes if c.kind == "mlp" and not c.matrix)
 
 
 def _fact_lookup(name, settings, sizes, lookup, budget, seed):
-    return lookup, "MLP layers in which probe accuracy at the subject's last token rises"
+    return lookup, "MLP layers in which facts are looked up (notebook 12)"
 
 
 def _ranked(settings, sizes, budget, effects):
@@ -97,6 +99,13 @@ def _random_mlps(name, settings, sizes, lookup, budget, seed):
     return fill(
         order, sizes, budget
     ), f"MLP layers drawn at random (seed {seed}, draw {settings.draw})"
+
+
+def _random(name, settings, sizes, lookup, budget, seed):
+    order = sorted(c for c in sizes if c.matrix)
+    random.Random(f"random {seed} {settings.draw}").shuffle(order)
+    note = f"single matrices drawn at random (seed {seed}, draw {settings.draw})"
+    return fill(order, sizes, budget), note
 
 
 def _depth_matched(name, settings, sizes, lookup, budget, seed):
@@ -151,12 +160,14 @@ def _all_mlps(name, settings, sizes, lookup, budget, seed):
 
 
 def _nonlocalized(name, settings, sizes, lookup, budget, seed):
-    return tuple(sorted(sizes)), "every MLP and attention layer (not budget-matched)"
+    every = tuple(sorted(c for c in sizes if not c.matrix))
+    return every, "every MLP and attention layer (not budget-matched)"
 
 
 _METHODS = {
     "fact-lookup": _fact_lookup,
     "random-mlps": _random_mlps,
+    "random": _random,
     "depth-matched-mlps": _depth_matched,
     "mlp-window": _window,
     "literal": _literal,

@@ -62,14 +62,16 @@ def trace(
     draws: int,
     seed: int,
     places: list[str | int] | None = None,
+    repeats: int = 1,
     max_tokens: int = 640,
 ) -> pandas.DataFrame:
-    """One row per case and node: id, place, kind, layer, head, p_clean, p_corrupt, p_restored
-    (means over draws).
+    """One row per case, node and repeat: id, place, kind, layer, head, repeat, p_clean, p_corrupt,
+    p_restored (means over the draws of a repeat).
 
     noise: in standard deviations of the subject embeddings; places: for each case, at which of its
     own tokens nodes are restored: one of PLACES, or a position in the prompt (default: all). A fact
-    may stand in several cases with different places. ValueError for an unknown place.
+    may stand in several cases with different places; repeats: so many times `draws` of the noise.
+    ValueError for an unknown place.
     """
     places = places or ["all"] * len(cases.ids)
     unknown = [p for p in places if isinstance(p, str) and p not in PLACES]
@@ -78,7 +80,7 @@ def trace(
     cases = cases.split_before_subjects()
     runner = Restarter(model, max_tokens=max_tokens)
     scale = noise * subject_scale(runner, cases)
-    runs = [(i, k) for i in range(len(cases.ids)) for k in range(draws)]
+    runs = [(i, k) for i in range(len(cases.ids)) for k in range(draws * repeats)]
     packs = runner.packs(cases.prompts.take([i for i, _ in runs]))
     parts = []
     bar = tqdm(total=len(packs) * len(nodes), desc="causal tracing")
@@ -87,7 +89,8 @@ def trace(
         parts.append(_trace_pack(runner, cases, own, pack, nodes, scale, seed, places, bar))
     bar.close()
     rows = pandas.concat(parts, ignore_index=True)
-    keys = ["id", "place", "kind", "layer", "head"]
+    rows["repeat"] = rows.pop("draw") // draws
+    keys = ["id", "place", "kind", "layer", "head", "repeat"]
     return rows.groupby(keys, sort=False).mean().reset_index()
 
 
@@ -108,7 +111,7 @@ def token_map(
 
 
 def _trace_pack(runner, cases, runs, pack, nodes, scale, seed, places, bar) -> pandas.DataFrame:
-    """Rows (id, place, kind, layer, head, p_...) of the runs (fact, draw) in one pack."""
+    """Rows (id, draw, place, kind, layer, head, p_...) of the runs (fact, draw) in one pack."""
     facts = [i for i, _ in runs]
     subjects, targets = [cases.subjects[i] for i in facts], cases.targets[facts]
     clean = runner.read(pack)
@@ -116,13 +119,19 @@ def _trace_pack(runner, cases, runs, pack, nodes, scale, seed, places, bar) -> p
     corrupt, p_corrupt = _corrupt(runner, cases, runs, pack, clean, subjects, targets, scale, seed)
     own = [places[i] for i in facts]
     rows = _rows_of(own, pack, subjects)
-    base = {"id": [cases.ids[i] for i in facts], "place": own}
+    base = {"id": [cases.ids[i] for i in facts], "draw": [k for _, k in runs], "place": own}
     base |= {"p_clean": p_clean, "p_corrupt": p_corrupt}
-    parts = []
+    finals = []
     for node in nodes:
-        p = _restored(runner, pack, node, clean, corrupt, rows, targets)
-        parts.append(pandas.DataFrame(base | vars(node) | {"p_restored": p}))
+        finals.append(_restored(runner, pack, node, clean, corrupt, rows))
         bar.update()
+    # one unembedding for all nodes: reading the vocabulary matrix for each would cost more
+    p = _probabilities(runner.model, torch.cat(finals), targets.repeat(len(nodes)))
+    size = len(runs)
+    parts = [
+        pandas.DataFrame(base | vars(node) | {"p_restored": p[i * size : (i + 1) * size]})
+        for i, node in enumerate(nodes)
+    ]
     return pandas.concat(parts, ignore_index=True)
 
 
@@ -146,23 +155,16 @@ def _restored(
     clean: Activations,
     corrupt: Activations,
     rows: Tensor,
-    targets: Tensor,
-) -> list[float]:
+) -> Tensor:
+    """Final hidden states of the answers with one node restored at `rows`: (n_runs, d_model)."""
     values = clean.of(node)[rows][:, columns(runner.model, node)]
-    if node.kind == "residual":
+    if node.kind in ("residual", "mlp"):
         hidden = corrupt.after[node.layer].clone()
-        hidden[rows] = values
-        final = runner.from_block(pack, node.layer + 1, hidden, pack.answer_rows)
-    elif node.kind == "mlp":
-        hidden = corrupt.after[node.layer].clone()
-        hidden[rows] += values - corrupt.mlp[node.layer][rows]
-        final = runner.from_block(pack, node.layer + 1, hidden, pack.answer_rows)
-    else:
-        with replacing(runner.model, node, values, rows):
-            final = runner.from_block(
-                pack, node.layer, corrupt.before[node.layer], pack.answer_rows
-            )
-    return _probabilities(runner.model, final, targets)
+        hidden[rows] += values - corrupt.of(node)[rows]
+        return runner.from_block(pack, node.layer + 1, hidden, pack.answer_rows)
+    with replacing(runner.model, node, values, rows):
+        before = corrupt.before[node.layer]
+        return runner.from_block(pack, node.layer, before, pack.answer_rows)
 
 
 def _answers(runner, pack, activations, targets) -> list[float]:
