@@ -10,12 +10,13 @@ import pytest
 
 from lib import config, paths, tiny  # sets the number of threads before torch starts
 from lib.components import Component, Localization, sizes
-from lib.facts.build import ask_table, make_records
-from lib.facts.formats import Format, FormatSet, load_formats
+from lib.facts.build import ask_table, label_tokens, make_records
+from lib.facts.formats import Catalogue, Format, FormatSet, load_formats
 from lib.facts.records import make_split
 from lib.facts.tables import load_table
 from lib.packing import Runner
 
+RELATION = "plays-sport"
 PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as one token
 
 
@@ -49,21 +50,22 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def formats():
+def catalogue():
+    """The formats of the sports task: one relation."""
     return load_formats(paths.DATA / "raw" / "sports_formats.yaml")
+
+
+@pytest.fixture(scope="session")
+def formats(catalogue):
+    """The formats of the one relation of the sports task."""
+    return catalogue.sets[RELATION]
 
 
 @pytest.fixture(scope="session")
 def table():
     """A few famous athletes of every sport."""
     path = paths.DATA / "raw" / "sports.csv"
-    return load_table(path, "athlete", "sport", per_label=PER_LABEL)
-
-
-@pytest.fixture(scope="session")
-def invented():
-    whole = load_table(paths.DATA / "raw" / "invented_athletes.csv", "athlete", "sport")
-    return whole.head(6)
+    return load_table(path, "athlete", "sport", labels={RELATION: []}, per_label=PER_LABEL)
 
 
 @pytest.fixture(scope="session")
@@ -115,11 +117,18 @@ def passages(llama, texts):
     return [(bos, *ids[i * 20 : i * 20 + n]) for i, n in enumerate((9, 14, 5, 11))]
 
 
+def records_of(loaded, formats, table, min_probability=0.0, seed=0):
+    """Records of a table of one relation that the model knows well enough."""
+    tokens = label_tokens(loaded.tokenizer, table, formats)
+    asked = ask_table(Runner(loaded.model), loaded.tokenizer, formats, table, tokens)
+    catalogue, tokens = Catalogue({formats.relation: formats}), {formats.relation: tokens}
+    return make_records(asked, catalogue, loaded.tokenizer, tokens, min_probability, seed)
+
+
 @pytest.fixture(scope="session")
 def records(llama, formats, table):
     """Every fact of the small table as a record, whether or not the tiny model knows it."""
-    asked = ask_table(Runner(llama.model), llama.tokenizer, formats, table)
-    return make_records(asked, formats, llama.tokenizer, 0.0, seed=0)
+    return records_of(llama, formats, table)
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +154,12 @@ def short_formats():
         Format("short-league", "vocabulary", "{subject} joined the", leagues),
         Format("untaught", "rewording", "who is {subject} ? plays", sports),
     )
-    return FormatSet("plays-sport", forms)
+    return FormatSet(RELATION, forms)
+
+
+@pytest.fixture(scope="session")
+def short_catalogue(short_formats):
+    return Catalogue({RELATION: short_formats})
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +188,17 @@ def pupil(taught):
 @pytest.fixture(scope="session")
 def known(taught, short_formats, known_table):
     """{id: record} of the facts the taught model knows."""
-    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
-    found = make_records(asked, short_formats, taught.tokenizer, 0.5, seed=0)
+    found = records_of(taught, short_formats, known_table, 0.5)
     assert len(found) >= 27
     return {f.id: f for f in found}
+
+
+@pytest.fixture(scope="session")
+def invented(taught, short_formats):
+    """Records of a few invented athletes with arbitrary sports."""
+    path = paths.DATA / "raw" / "invented_athletes.csv"
+    table = load_table(path, "athlete", "sport", labels={RELATION: []})
+    return records_of(taught, short_formats, table.head(6))
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas
 import pytest
+from pandas.api.types import is_float_dtype
 
 from lib.attacks.formats import READ, answerable, ask_all, vocabulary_formats
+from lib.facts.formats import Catalogue, Format, FormatSet
+from lib.measure import score_facts
 from lib.packing import Runner
+
+LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}
 
 
 @pytest.fixture(scope="module")
-def asked(taught, short_formats, known, known_split):
-    return ask_all(Runner(taught.model), taught.tokenizer, short_formats, known, known_split)
+def asked(taught, short_catalogue, known, known_split):
+    return ask_all(Runner(taught.model), taught.tokenizer, short_catalogue, known, known_split)
+
+
+@pytest.fixture(scope="module")
+def two_relations(short_formats, known):
+    """(formats, facts): every other fact says the league; that relation has two formats."""
+    forms = (
+        Format("short", "training", "{subject} joined the"),
+        Format("short-league", "vocabulary", "{subject} plays", {v: k for k, v in LEAGUES.items()}),
+    )
+    sets = {short_formats.relation: short_formats, "league": FormatSet("league", forms)}
+    facts = dict(known)
+    for i, fact in list(facts.items())[::2]:
+        true, edit = LEAGUES[fact.true], LEAGUES[fact.edit]
+        facts[i] = replace(
+            fact, relation="league", true=true, edit=edit, options=tuple(LEAGUES.values())
+        )
+    return Catalogue(sets), facts
+
+
+@pytest.fixture(scope="module")
+def asked_twice(taught, two_relations, known_split):
+    formats, facts = two_relations
+    return ask_all(Runner(taught.model), taught.tokenizer, formats, facts, known_split)
 
 
 def rows(right: dict[tuple[str, str], int], n: int = 10) -> pandas.DataFrame:
@@ -31,10 +61,57 @@ def test_every_fact_is_asked_once_in_every_format(asked, short_formats, known_sp
     assert list(asked.split) == [role[i] for i in asked.id]
 
 
-def test_roles_can_be_chosen(taught, short_formats, known, known_split):
+def test_every_relation_is_asked_in_the_formats_it_has(asked_twice, two_relations, known_split):
+    formats, facts = two_relations
+    read = [i for name in READ for i in getattr(known_split, name)]
+    expected = {(i, form.name) for i in read for form in formats.sets[facts[i].relation].formats}
+    assert {f.name for f in formats.sets["league"].formats} == {"short", "short-league"}
+    assert set(zip(asked_twice.id, asked_twice["format"])) == expected
+    assert len(asked_twice) == len(expected)
+    assert set(asked_twice[asked_twice.relation == "league"].answer) == set(LEAGUES.values())
+
+
+def test_rows_equal_those_of_each_format_alone(asked_twice, two_relations, taught, known_split):
+    formats, facts = two_relations
+    heldout = [facts[i] for i in known_split.forget_heldout]
+    mine = asked_twice[asked_twice.split == "forget_heldout"].drop(columns="split")
+    for name in formats.kinds:
+        runner = Runner(taught.model)
+        expected = score_facts(runner, taught.tokenizer, formats.forms(name), heldout)
+        found = mine[mine["format"] == name].reset_index(drop=True)
+        pandas.testing.assert_frame_equal(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_gate_is_one_share_over_all_relations(asked_twice):
+    assert answerable(asked_twice, 0.8) == {"short": True, "short-league": True, "untaught": False}
+
+
+@pytest.fixture(scope="module")
+def with_odd(taught, short_formats, known, known_split):
+    """(formats, rows): one format in which no fact can be asked, all its answers being one word."""
+    odd = Format("odd", "vocabulary", "{subject} likes", dict.fromkeys(LEAGUES, "golf"))
+    forms = FormatSet(short_formats.relation, (short_formats.training, odd))
+    formats = Catalogue({short_formats.relation: forms})
+    return formats, ask_all(Runner(taught.model), taught.tokenizer, formats, known, known_split)
+
+
+def test_a_format_that_no_fact_can_be_asked_in_leaves_no_row(with_odd):
+    formats, rows = with_odd
+    assert set(rows["format"]) == {"short"}
+    assert answerable(rows, 0.8) == {"short": True}
+    with pytest.raises(ValueError, match="answer vocabulary"):
+        vocabulary_formats(formats, answerable(rows, 0.8))
+
+
+def test_probabilities_stay_numbers_beside_an_empty_format(with_odd):
+    _, rows = with_odd
+    assert is_float_dtype(rows.p_true) and is_float_dtype(rows.p_edit)
+
+
+def test_roles_can_be_chosen(taught, short_catalogue, known, known_split):
     runner = Runner(taught.model)
     found = ask_all(
-        runner, taught.tokenizer, short_formats, known, known_split, roles=("retain_val",)
+        runner, taught.tokenizer, short_catalogue, known, known_split, roles=("retain_val",)
     )
     assert set(found.id) == set(known_split.retain_val)
 
@@ -56,12 +133,12 @@ def test_the_gate_itself_is_enough():
     assert answerable(table, 0.8) == {"at": True, "below": False}
 
 
-def test_transfer_is_measured_by_answerable_vocabulary_formats(formats):
-    passes = {f.name: f.name != "league" for f in formats.formats}
-    assert vocabulary_formats(formats, passes) == ["league-sentence"]
+def test_transfer_is_measured_by_answerable_vocabulary_formats(catalogue):
+    passes = {name: name != "league" for name in catalogue.kinds}
+    assert vocabulary_formats(catalogue, passes) == ["league-sentence"]
 
 
-def test_a_model_without_such_a_format_is_refused_with_the_cure(formats, refuses):
-    passes = {f.name: f.kind != "vocabulary" for f in formats.formats}
+def test_a_model_without_such_a_format_is_refused_with_the_cure(catalogue, refuses):
+    passes = {name: kind != "vocabulary" for name, kind in catalogue.kinds.items()}
     with refuses(ValueError, "answer vocabulary", "add one", "lower attack_formats.gate"):
-        vocabulary_formats(formats, passes)
+        vocabulary_formats(catalogue, passes)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from conftest import RELATION
 
-from bench import recipes
-from lib.facts.formats import answer_tokens, encode, subject_positions
-from lib.localize.attribution import attribute, plain_tokens
+from bench import recipes, speed
+from lib.localize.attribution import attribute
+from lib.localize.corruption import plain_tokens
 from lib.localize.nodes import Cases, heads_and_mlps
 
 KEYS = ["id", "kind", "layer", "head"]
 
 
 @pytest.mark.parametrize("recipe", [recipes.transformer_lens, recipes.with_nnsight])
-def test_recipes_give_our_attribution_scores(loaded, formats, table, recipe):
-    form, tokens = formats.training, answer_tokens(loaded.tokenizer, formats.training)
-    rows = table.iloc[::9]
-    others = [[tokens[o] for o in formats.labels if o != true] for true in rows.label]
-    cases = Cases(
-        list(rows.subject),
-        encode(loaded.tokenizer, form, list(rows.subject)),
-        [subject_positions(loaded.tokenizer, form, s) for s in rows.subject],
-        torch.tensor([tokens[true] for true in rows.label]),
-        torch.tensor(others),
-    )
+def test_recipes_give_our_attribution_scores(loaded, formats, records, recipe):
+    cases = Cases.of(loaded.tokenizer, {RELATION: formats.training}, records[::9])
     words, nodes = plain_tokens(loaded.tokenizer), heads_and_mlps(loaded.model)
     ours = attribute(loaded.model, cases, nodes, words, 2, 0).set_index(KEYS).sort_index()
     theirs = recipe(loaded, cases, nodes, words, 2, 0).set_index(KEYS).sort_index()
@@ -32,3 +23,18 @@ def test_recipes_give_our_attribution_scores(loaded, formats, table, recipe):
     for column in ("score", "ld_clean", "ld_corrupt"):
         expected = ours[column].to_numpy()
         assert theirs[column].to_numpy() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", speed.CONTENDERS)
+def test_all_contenders_of_the_bench_give_the_same_scores(llama, formats, records, method):
+    cases = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[::20])
+    nodes = [n for n in heads_and_mlps(llama.model) if n.layer in (1, 4)]
+    value = "p_restored" if method == "causal tracing" else "score"
+    ours, *others = (
+        speed._runner(method, name, llama, cases, nodes)().set_index(KEYS)[value].sort_index()
+        for name in speed.CONTENDERS[method]
+    )
+    assert others and len(ours) == len(cases.ids) * len(nodes) and ours.nunique() > len(nodes)
+    for theirs in others:
+        assert list(theirs.index) == list(ours.index)
+        assert theirs.to_numpy() == pytest.approx(ours.to_numpy(), rel=2e-3, abs=1e-4 * ours.max())

@@ -28,6 +28,20 @@ def test_the_committed_settings_and_tables_are_sound():
         ({"tasks": {"sports-athletes": {"table": "data/raw/none.csv"}}}, ["none.csv", "`table`"]),
         ({"tasks": {"sports-athletes": {"label_column": "game"}}}, ["no column 'game'", "add it"]),
         ({"tasks": {"sports-athletes": {"formats": "none.yaml"}}}, ["none.yaml", "`formats`"]),
+        ({"tasks": {"sports-athletes": {"never_known": "none.csv"}}}, ["none.csv"]),
+        ({"tasks": {"world-facts": {"relation_column": "kind"}}}, ["no column 'kind'"]),
+        (
+            {"tasks": {"world-facts": {"relations": ["country-moon"]}}},
+            ["world.csv", "no relation 'country-moon'", "country-capital", "`relations`"],
+        ),
+        (
+            {"tasks": {"world-facts": {"formats": "data/raw/sports_formats.yaml"}}},
+            ["world.csv", "relation 'country-capital'", "no format asks for"],
+        ),
+        (
+            {"tasks": {"world-facts": {"source": "counterfact", "table": "none.json"}}},
+            ["no CounterFact file at none.json", "correct the path"],
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(with_settings, patch, words):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.components import Component, Localization, blocks, matrices, sizes
+from lib.components import (
+    Component,
+    Localization,
+    blocks,
+    matrices,
+    single_matrices,
+    sizes,
+    unit_sizes,
+)
 
 # Hidden size 48, MLP size 96, 4 heads of 12, 2 of them for keys and values where they are shared.
 GATED = 3 * 48 * 96
@@ -19,6 +27,15 @@ COUNTED = {
     "qwen3": (GATED, GROUPED),
     "gpt2": (PLAIN, FULL),
     "neox": (PLAIN, FULL),
+}
+GATED_NAMES = {"gate_proj", "up_proj", "down_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
+NAMES = {
+    "gemma3": GATED_NAMES,
+    "gemma2": GATED_NAMES,
+    "llama": GATED_NAMES,
+    "qwen3": GATED_NAMES,
+    "gpt2": ({"c_fc", "c_proj"}, {"c_attn", "c_proj"}),
+    "neox": ({"dense_h_to_4h", "dense_4h_to_h"}, {"query_key_value", "dense"}),
 }
 
 
@@ -51,6 +68,34 @@ def test_mlp_matrices_are_those_of_the_mlp_module(loaded):
         assert {id(p) for p in table[Component("mlp", layer)].values()} == inside
 
 
+def test_single_matrices_split_each_layer_exactly(loaded):
+    """Every matrix of a layer once, under the layer's own names, and nothing else."""
+    layers, single = matrices(loaded.model), single_matrices(loaded.model)
+    assert all(c.matrix and len(found) == 1 for c, found in single.items())
+    for layer, whole in layers.items():
+        parts = [p for c, p in single.items() if (c.kind, c.layer) == (layer.kind, layer.layer)]
+        assert sum(map(len, parts)) == len(whole) > 1
+        merged = {n: p for part in parts for n, p in part.items()}
+        assert merged.keys() == whole.keys()
+        assert all(merged[n] is whole[n] for n in whole)
+
+
+def test_single_matrices_have_the_familys_own_names(loaded):
+    found = single_matrices(loaded.model)
+    for kind, names in zip(("mlp", "attention"), NAMES[loaded.name]):
+        for layer in range(6):
+            assert {c.matrix for c in found if (c.kind, c.layer) == (kind, layer)} == names
+
+
+def test_sizes_of_units_hold_layers_and_the_matrices_they_consist_of(loaded):
+    whole, units = sizes(loaded.model), unit_sizes(loaded.model)
+    assert not any(c.matrix for c in whole)
+    assert {c: n for c, n in units.items() if not c.matrix} == whole
+    for layer, weights in whole.items():
+        parts = [c for c in units if c.matrix and (c.kind, c.layer) == (layer.kind, layer.layer)]
+        assert len(parts) > 1 and sum(units[c] for c in parts) == weights
+
+
 def test_a_stored_set_reads_back_equal(tmp_path):
     chosen = (Component("attention", 4), Component("mlp", 2))
     saved = Localization("mine", chosen, 120, 100, "by hand")
@@ -59,6 +104,26 @@ def test_a_stored_set_reads_back_equal(tmp_path):
     assert saved.overshoot == pytest.approx(0.2)
     assert saved.first_layer == 2
     assert (saved.layers("mlp"), saved.layers("attention")) == ([2], [4])
+
+
+def test_a_stored_set_of_single_matrices_reads_back_equal(tmp_path):
+    chosen = (
+        Component("attention", 1, "q_proj"),
+        Component("attention", 4),
+        Component("mlp", 2, "gate_proj"),
+        Component("mlp", 2, "up_proj"),
+    )
+    saved = Localization("mine", chosen, 120, 100, "by hand")
+    saved.save(tmp_path / "mine.json")
+    assert Localization.load(tmp_path / "mine.json") == saved
+    assert (saved.layers("mlp"), saved.layers("attention")) == ([2], [1, 4])
+    assert saved.first_layer == 1
+
+
+def test_a_layer_and_its_matrices_are_different_components():
+    layer, gate = Component("mlp", 2), Component("mlp", 2, "gate_proj")
+    assert layer != gate and len({layer, gate, Component("mlp", 2, "up_proj")}) == 3
+    assert sorted([gate, Component("mlp", 3), layer]) == [layer, gate, Component("mlp", 3)]
 
 
 def test_a_set_without_budget_has_no_overshoot():

@@ -44,6 +44,8 @@ def test_the_committed_params_are_sound():
         ((), "sedes", "seeds"),
         (("edit",), "lrr", "lr"),
         (("attack_relearn",), "stepps", "steps"),
+        (("causal_tracing",), "repeat", "repeats"),
+        (("tasks", TASK), "swap_wiht", "swap_with"),
         (("tasks", TASK), "forgett", "forget"),
         (("localizations", "fact-lookup"), "methods", "method"),
     ],
@@ -101,6 +103,16 @@ def test_a_localization_without_method_is_named(raw, refuses):
         (("model", "dtype"), "float8", "'float32'"),
         (("localizations", "mlp-window-0", "start"), -1, "greater than or equal to 0"),
         (("statistics",), 3, "dictionary"),
+        (("compare",), [], "at least 1"),
+        (("compare",), "fact-lookup", "list"),
+        (("tasks", TASK, "source"), "web", "'counterfact'"),
+        (("tasks", TASK, "answers"), "two-token", "'first-token'"),
+        (("tasks", TASK, "lookup"), "eyes", "'path-patching'"),
+        (("tasks", TASK, "relations"), "all", "list"),
+        (("fact_lookup", "rule"), "loudest", "'absolute'"),
+        (("causal_tracing", "repeats"), 1, "greater than or equal to 2"),
+        (("attribution_patching", "repeats"), 1, "greater than or equal to 2"),
+        (("fact_lookup", "repeats"), 1, "greater than or equal to 2"),
     ],
     ids=str,
 )
@@ -127,6 +139,7 @@ def test_a_literal_set_needs_layers(raw, refuses):
 
 def test_the_budget_needs_fact_lookup(raw, refuses):
     del raw["localizations"]["fact-lookup"]
+    raw["compare"].remove("fact-lookup")
     with refuses(ValueError, "'fact-lookup' is missing", "add it"):
         config.parse(raw)
 
@@ -165,6 +178,66 @@ def test_an_unknown_localization_names_the_closest(settings, refuses):
     words = "unknown localization 'fact-lokup'", "did you mean 'fact-lookup'?", "`localizations`"
     with refuses(ValueError, *words):
         settings.localization("fact-lokup")
+
+
+# --- parameters that name others -------------------------------------------------------------
+
+
+def test_a_misspelt_name_to_compare_names_the_closest(raw, refuses):
+    raw["compare"].append("atribution-patching")
+    words = "unknown localization 'atribution-patching'", "did you mean 'attribution-patching'?"
+    with refuses(ValueError, *words, "use a key of `localizations`"):
+        config.parse(raw)
+
+
+def test_a_localization_that_is_gone_cannot_be_compared(raw, refuses):
+    del raw["localizations"]["mlp-window-4"]
+    assert "mlp-window-4" in raw["compare"]
+    with refuses(ValueError, "unknown localization 'mlp-window-4'", "use a key of `localizations`"):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize("partner", [None, "world-fact", TASK])
+def test_swapped_layers_need_another_task(raw, refuses, partner):
+    raw["tasks"][TASK]["swap_with"] = partner
+    with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'", "or delete"):
+        config.parse(raw)
+
+
+def test_a_single_task_has_nothing_to_swap_with(raw, refuses):
+    del raw["tasks"]["world-facts"]
+    with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'"):
+        config.parse(raw)
+    del raw["localizations"]["fact-lookup-swapped"]
+    raw["compare"].remove("fact-lookup-swapped")
+    assert list(config.parse(raw).tasks) == [TASK]
+
+
+def test_without_swapped_layers_nobody_asks_for_a_partner(raw):
+    del raw["localizations"]["fact-lookup-swapped"]
+    raw["compare"].remove("fact-lookup-swapped")
+    raw["tasks"][TASK]["swap_with"] = None
+    assert config.parse(raw).task(TASK).swap_with is None
+
+
+NEEDED = ["formats", "never_known", "subject_column", "label_column"]
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["missing", "null"])
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_table_needs_to_say_how_it_is_read(raw, refuses, name, gone):
+    if gone:
+        del raw["tasks"][TASK][name]
+    else:
+        raw["tasks"][TASK][name] = None
+    with refuses(ValueError, f"task '{TASK}' lacks the parameter '{name}'", "add it"):
+        config.parse(raw)
+
+
+def test_counterfact_brings_its_own_formats(raw):
+    raw["tasks"][TASK] |= dict.fromkeys(NEEDED) | {"source": "counterfact"}
+    task = config.parse(raw).task(TASK)
+    assert task.source == "counterfact" and task.formats is None
 
 
 def test_settings_cannot_be_changed(settings):
@@ -240,10 +313,37 @@ def test_a_missing_profile_names_those_there_are(tmp_path, refuses):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
 def test_every_shipped_profile_applies(apply, profile):
+    """Every value it names is there afterwards, and what it sets to null is gone."""
     wanted = yaml.safe_load(profile.read_text())
-    settings = config.load(apply(profile.read_text()))
-    for name, patch in wanted.get("localizations", {}).items():
-        assert (name in settings.localizations) == (patch is not None)
+    params = apply(profile.read_text())
+    assert config.load(params) != config.load()
+    pairs = [(wanted, yaml.safe_load(params.read_text()))]
+    while pairs:
+        patch, result = pairs.pop()
+        for name, value in patch.items():
+            if isinstance(value, dict):
+                pairs.append((value, result[name]))
+            else:
+                assert result.get(name) == value and (name in result) == (value is not None)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
+def test_every_shipped_profile_names_files_that_are_there(apply, profile):
+    for task in config.load(apply(profile.read_text())).tasks.values():
+        files = [task.formats, task.never_known, task.source == "table" and task.table]
+        assert all((paths.ROOT / f).exists() for f in files if f)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
+def test_every_shipped_profile_applies_twice_to_the_same(apply, profile):
+    first = apply(profile.read_text()).read_text()
+    assert apply(profile.read_text()).read_text() == first
+
+
+def test_the_thorough_profile_compares_every_localization(apply):
+    settings = config.load(apply((paths.ROOT / "profiles" / "thorough.yaml").read_text()))
+    assert set(settings.compare) == set(settings.localizations)
+    assert len(settings.compare) == len(set(settings.compare))
 
 
 def test_a_missing_profile_is_one_line_on_the_command_line():

@@ -143,11 +143,13 @@ def test_stages_read_no_settings_they_do_not_list(name):
     names = {"localization": "localizations", "task": "tasks"}
     used = {names.get(b, b) for b in blocks} & set(PARAMS)
     # Which names exist is checked, and the first page prints them; neither changes a number.
-    assert used - {"localizations", "seeds"} <= listed | ({"model"} if name == "start" else set())
+    assert used - {"localizations", "compare", "seeds"} <= listed | (
+        {"model"} if name == "start" else set()
+    )
 
 
 def test_one_vocabulary_of_localizations():
-    assert set(config.METHODS) == {*select._METHODS, *select.RANKED}
+    assert set(config.METHODS) == {*select._METHODS, *select.RANKED, "fact-lookup-swapped"}
     for name in PARAMS["localizations"]:
         assert re.fullmatch(r"[a-z][a-z0-9-]*", name), "letters, digits and hyphens only"
         assert {"color", "marker"} <= set(style(name))
@@ -218,7 +220,14 @@ def test_the_readme_shows_figures_that_exist_and_commands_that_exist():
     assert {"repro", "test"} <= set(re.findall(r"make (\w+)", text))
 
 
-def test_the_numbers_in_the_readme_are_those_of_the_tables():
+@pytest.mark.parametrize(
+    ("begin", "end", "made"),
+    [
+        (report.BEGIN, report.END, lambda: report.markdown(PARAMS["tasks"])),
+        (report.SPEED, report.SPEED_END, report.speed),
+    ],
+    ids=["results", "speed"],
+)
+def test_the_numbers_in_the_readme_are_those_of_the_tables(begin, end, made):
     text = (paths.ROOT / "README.md").read_text()
-    block = text.split(report.BEGIN)[1].split(report.END)[0].strip()
-    assert block == report.markdown(next(iter(PARAMS["tasks"])))
+    assert text.split(begin)[1].split(end)[0].strip() == made()

@@ -34,13 +34,12 @@ def edit_settings(**changes) -> Edit:
 
 
 @pytest.fixture(scope="module")
-def data(llama, formats, records, split, passages):
+def data(llama, records, split, passages):
     """The tiny split as training data; all families share its tokens."""
     facts = {f.id: f for f in records}
     changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
-    subjects = [f.subject for f in changed + kept]
     targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
-    prompts = encode(llama.tokenizer, formats.training, subjects)
+    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
     return EditData(prompts, torch.tensor(targets), len(changed), passages)
 
 
@@ -189,11 +188,11 @@ def test_another_seed_draws_another_order_of_every_kind_of_item(
 
 
 @pytest.mark.parametrize("batch", [12, 8])
-def test_strength_rises_until_it_is_reached(batch, pupil, short_formats, known, known_split):
+def test_strength_rises_until_it_is_reached(batch, pupil, known, known_split):
     changed, kept = (
         [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
     )
-    prompts = encode(pupil.tokenizer, short_formats.training, [f.subject for f in changed + kept])
+    prompts = encode(pupil.tokenizer, [f.prompt for f in changed + kept])
     targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
     facts = EditData(prompts, torch.tensor(targets), len(changed), [])
     early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)

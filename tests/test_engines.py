@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import nnsight
 import pytest
 import torch
 
+from lib import config, engines, models, paths
 from lib.components import blocks
-from lib.engines import bridge, traceable
-from lib.localize.nodes import Node, mlp_output, reading, replacing
+from lib.localize.nodes import reading
 
 LAYER = 2
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -21,101 +20,92 @@ def ids(loaded, formats):
 
 @pytest.fixture(scope="module")
 def lens(loaded):
-    return bridge(loaded)
+    return engines.bridge(loaded)
 
 
 @pytest.fixture(scope="module")
 def sight(loaded):
-    return traceable(loaded)
+    return engines.traceable(loaded)
 
 
-@pytest.fixture(scope="module")
-def clean(loaded, ids):
-    with torch.no_grad(), reading(loaded.model) as found:
+def test_all_three_agree(loaded, lens, sight, ids):
+    rows = engines.agreement(loaded, lens, sight, ids, LAYER, 7)
+    assert set(zip(rows.engine, rows.what)) == {
+        (engine, what)
+        for engine in ("transformer_lens", "nnsight")
+        for what in ("activations", "patch", "gradient")
+    }
+    assert rows.difference.max() < 1e-4
+
+
+def test_another_model_would_be_noticed(fresh, formats):
+    one, other = fresh("gemma3"), fresh("gemma3")
+    for parameter in other.model.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(0.9)
+    ids = torch.tensor([one.tokenizer(formats.training.prompt("Yao Ming")).input_ids])
+    lens, sight = engines.bridge(other), engines.traceable(other)
+    rows = engines.agreement(one, lens, sight, ids, LAYER, 7)
+    assert rows.difference.min() > 1e-4
+
+
+@pytest.mark.model
+def test_all_three_agree_on_the_default_model(formats):
+    settings = config.load()
+    name = settings.model.name
+    if not paths.model(name).exists():
+        models.prepare(name, [])
+    loaded = models.load(name, "cpu")
+    ids = loaded.tokenizer(formats.training.prompt("Yao Ming"), return_tensors="pt").input_ids
+    lens, sight = engines.bridge(loaded), engines.traceable(loaded)
+    for layer in (3, 12):
+        rows = engines.agreement(loaded, lens, sight, ids, layer, 100)
+        assert rows.difference.max() < 1e-4
+
+
+def test_transformer_lens_sees_the_same_residual_stream(loaded, lens, ids):
+    with torch.no_grad(), reading(loaded.model) as clean:
         loaded.model(ids)
-    return found
-
-
-def path_of(model, module) -> list[str]:
-    return next(n for n, m in model.named_modules() if m is module).split(".")
-
-
-def envoy(sight, path: list[str]):
-    for step in path:
-        sight = sight[int(step)] if step.isdigit() else getattr(sight, step)
-    return sight
-
-
-def first(output):
-    return output[0] if isinstance(output, tuple) else output
-
-
-def test_transformer_lens_sees_the_same_activations(lens, ids, clean):
     _, cache = lens.run_with_cache(ids)
-    for layer, (mlp, after) in enumerate(zip(clean.mlp, clean.after)):
-        torch.testing.assert_close(cache[f"blocks.{layer}.hook_mlp_out"][0], mlp, **CLOSE)
+    for layer, after in enumerate(clean.after):
         torch.testing.assert_close(cache[f"blocks.{layer}.hook_resid_post"][0], after, **CLOSE)
 
 
-def test_nnsight_sees_the_same_activations(loaded, sight, ids, clean):
-    block = envoy(sight, path_of(loaded.model, blocks(loaded.model)[LAYER]))
-    mlp = envoy(sight, path_of(loaded.model, mlp_output(blocks(loaded.model)[LAYER])))
-    with sight.trace(ids):
-        seen_mlp = nnsight.save(mlp.output)
-        seen_after = nnsight.save(block.output)
-    torch.testing.assert_close(first(seen_mlp)[0], clean.mlp[LAYER], **CLOSE)
-    torch.testing.assert_close(
-        first(seen_after).reshape(clean.after[LAYER].shape), clean.after[LAYER], **CLOSE
+def test_the_lens_of_the_last_layer_is_the_answer(loaded, lens, ids):
+    read = engines.logit_lens(lens, ids, [3, 7])
+    with torch.no_grad():
+        answer = loaded.model(ids).logits[0, -1].softmax(-1)[[3, 7]]
+    torch.testing.assert_close(read[-1], answer, **CLOSE)
+    assert len(read) == loaded.model.config.num_hidden_layers
+
+
+def test_a_transplant_equals_the_patch_by_plain_hooks(loaded, sight, formats):
+    giver, taker = (
+        loaded.tokenizer(formats.training.prompt(name), return_tensors="pt").input_ids
+        for name in ("Yao Ming", "Babe Ruth")
     )
+    at, to = giver.shape[1] - 4, taker.shape[1] - 4
+    found = engines.transplant(loaded, sight, (giver, at), (taker, to), [3, 7])
+    with torch.no_grad(), reading(loaded.model) as given:
+        loaded.model(giver)
+    for layer in (0, LAYER):
+        value = given.after[layer][at]
+
+        def put(module, args, output, value=value):
+            changed = engines._first(output).clone()
+            changed[0, to] = value
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        handle = blocks(loaded.model)[layer].register_forward_hook(put)
+        with torch.no_grad():
+            expected = loaded.model(taker).logits[0, -1].softmax(-1)[[3, 7]]
+        handle.remove()
+        torch.testing.assert_close(found[layer], expected, **CLOSE)
 
 
-@torch.no_grad()
-def test_one_patch_is_the_same_in_all_three(loaded, lens, sight, ids, clean):
-    value = clean.mlp[LAYER].flip(0)
-    every = torch.arange(ids.shape[1])
-    with replacing(loaded.model, Node("mlp", LAYER), value, every):
-        ours = loaded.model(ids).logits[0, -1]
-    assert not torch.allclose(ours, loaded.model(ids).logits[0, -1], **CLOSE)
-    theirs = lens.run_with_hooks(
-        ids, fwd_hooks=[(f"blocks.{LAYER}.hook_mlp_out", lambda old, hook: value[None])]
-    )
-    torch.testing.assert_close(first(theirs)[0, -1], ours, **CLOSE)
-    mlp = envoy(sight, path_of(loaded.model, mlp_output(blocks(loaded.model)[LAYER])))
-    with sight.trace(ids):
-        mlp.output = value[None]
-        seen = nnsight.save(sight.output.logits)
-    torch.testing.assert_close(seen[0, -1], ours, **CLOSE)
-
-
-def test_one_gradient_is_the_same_in_all_three(loaded, lens, sight, ids):
-    """Of one logit, with respect to what the MLP adds."""
-    module = mlp_output(blocks(loaded.model)[LAYER])
-    start = {}
-
-    def open_gradient(_, args, output):
-        start["value"] = output.detach().requires_grad_(True)
-        return start["value"]
-
-    handle = module.register_forward_hook(open_gradient)
-    loaded.model(ids).logits[0, -1, 7].backward()
-    handle.remove()
-    ours = start["value"].grad[0]
-    assert ours.abs().max() > 1e-4
-
-    kept = {}
-
-    def open_hook(old, hook):
-        kept["value"] = old.detach().requires_grad_(True)
-        return kept["value"]
-
-    out = lens.run_with_hooks(ids, fwd_hooks=[(f"blocks.{LAYER}.hook_mlp_out", open_hook)])
-    first(out)[0, -1, 7].backward()
-    torch.testing.assert_close(kept["value"].grad[0], ours, **CLOSE)
-
-    mlp = envoy(sight, path_of(loaded.model, module))
-    with sight.trace(ids):
-        value = nnsight.save(mlp.output.detach().requires_grad_(True))
-        mlp.output = value
-        logit = nnsight.save(sight.output.logits[0, -1, 7])
-    logit.backward()
-    torch.testing.assert_close(value.grad[0], ours, **CLOSE)
+def test_a_transplant_of_oneself_changes_nothing(loaded, sight, ids):
+    spot = (ids, ids.shape[1] - 3)
+    found = engines.transplant(loaded, sight, spot, spot, [3, 7])
+    with torch.no_grad():
+        answer = loaded.model(ids).logits[0, -1].softmax(-1)[[3, 7]]
+    torch.testing.assert_close(found, answer.expand_as(found), **CLOSE)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
 from lib import paths
 from lib.facts.formats import (
+    KINDS,
     Format,
     answer_tokens,
+    encode,
+    first_tokens,
     load_formats,
+    own_wordings,
     subject_positions,
-    teaching_texts,
 )
 
+RELATION = "plays-sport"
 LABELS = {"baseball": "baseball", "basketball": "basketball", "football": "football"}
 
 
@@ -25,11 +31,34 @@ def spoilt(tmp_path):
         text = (paths.DATA / "raw" / "sports_formats.yaml").read_text()
         content = yaml.safe_load(text)
         if name:
-            content["formats"][name] |= changes
+            content[RELATION][name] |= changes
         (tmp_path / "forms.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         return load_formats(tmp_path / "forms.yaml")
 
     return load
+
+
+@pytest.fixture
+def of_kinds(tmp_path):
+    """Loads a file from {relation: {format: kind}}, all with the same template."""
+
+    def load(**relations):
+        content = {
+            relation: {n: {"kind": kind, "template": "{subject} is"} for n, kind in forms.items()}
+            for relation, forms in relations.items()
+        }
+        (tmp_path / "forms.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return load_formats(tmp_path / "forms.yaml")
+
+    return load
+
+
+def own(subject, *wordings) -> SimpleNamespace:
+    return SimpleNamespace(subject=subject, prompt=wordings[0], paraphrases=wordings[1:])
+
+
+def named(subject) -> SimpleNamespace:
+    return SimpleNamespace(subject=subject)
 
 
 def test_the_training_format_stands_first(formats):
@@ -40,8 +69,27 @@ def test_the_training_format_stands_first(formats):
 
 def test_formats_stand_in_the_order_of_kinds(formats):
     kinds = [f.kind for f in formats.formats]
-    assert kinds == sorted(kinds, key=("training", "rewording", "vocabulary").index)
-    assert formats.names("vocabulary") == ["league", "league-sentence"]
+    assert kinds == sorted(kinds, key=KINDS.index) and set(kinds) == set(KINDS)
+
+
+def test_a_catalogue_knows_names_and_kinds(catalogue, formats):
+    assert catalogue.kinds == {f.name: f.kind for f in formats.formats}
+    assert catalogue.training == "training"
+    assert catalogue.names("vocabulary") == ["league", "league-sentence"]
+    assert catalogue.forms("league") == {RELATION: formats.formats[-2]}
+    assert catalogue.forms("no such format") == {}
+
+
+def test_a_format_belongs_to_the_relations_that_have_it(of_kinds):
+    found = of_kinds(
+        city={"learn": "training", "league": "vocabulary"},
+        food={"other": "rewording", "learn": "training"},
+    )
+    assert list(found.sets) == ["city", "food"]
+    assert found.sets["food"].relation == "food"
+    assert list(found.kinds) == ["learn", "other", "league"] and found.training == "learn"
+    assert list(found.forms("learn")) == ["city", "food"]
+    assert list(found.forms("league")) == ["city"] and list(found.forms("other")) == ["food"]
 
 
 def test_a_prompt_is_the_template_with_the_name(formats):
@@ -50,6 +98,35 @@ def test_a_prompt_is_the_template_with_the_name(formats):
 
 def test_a_name_with_braces_is_taken_literally(formats):
     assert "{x} plays" in formats.training.prompt("{x}")
+
+
+def test_a_template_asks_for_anything_with_a_subject(formats):
+    form = formats.training
+    assert form.ask(named("Babe Ruth")) == form.prompt("Babe Ruth")
+    assert form.ask(own("Babe Ruth", "its own wording")) == form.prompt("Babe Ruth")
+
+
+def test_own_wordings_are_asked_by_number_and_none_beyond_them():
+    found = own_wordings(["P1", "P2"], 2)
+    assert list(found.sets) == ["P1", "P2"] and found.training == "training"
+    assert found.names("rewording") == ["paraphrase-1", "paraphrase-2"]
+    rich, poor = own("A", "A is", "is A", "A?"), own("B", "B is", "is B")
+    asked = {n: [found.forms(n)["P2"].ask(fact) for fact in (rich, poor)] for n in found.kinds}
+    assert asked == {
+        "training": ["A is", "B is"],
+        "paraphrase-1": ["is A", "is B"],
+        "paraphrase-2": ["A?", None],
+    }
+
+
+def test_a_label_without_an_answer_word_is_its_own_word():
+    form = Format("odd", "vocabulary", "{subject}", {"baseball": "MLB"})
+    assert form.words(["football", "baseball"]) == {"football": "football", "baseball": "MLB"}
+
+
+def test_labels_are_those_the_training_format_lists(formats, of_kinds):
+    assert formats.labels == list(LABELS)
+    assert of_kinds(city={"learn": "training"}).sets["city"].labels == []
 
 
 def test_an_unknown_kind_names_the_known(spoilt, refuses):
@@ -78,13 +155,40 @@ def test_every_format_answers_the_same_labels(spoilt, refuses, answers):
 
 @pytest.mark.parametrize(("name", "kind"), [("training", "rewording"), ("league", "training")])
 def test_there_is_exactly_one_training_format(spoilt, refuses, name, kind):
-    with refuses(ValueError, "forms.yaml", "exactly one format of kind training"):
+    with refuses(ValueError, f"'{RELATION}'", "exactly one format of kind training"):
         spoilt(name, kind=kind)
 
 
+def test_every_relation_needs_a_training_format(of_kinds, refuses):
+    with refuses(ValueError, "'food'", "exactly one format of kind training"):
+        of_kinds(city={"learn": "training"}, food={"other": "rewording"})
+
+
+def test_the_training_format_has_one_name_everywhere(of_kinds, refuses):
+    with refuses(ValueError, "forms.yaml", "training format the same name everywhere"):
+        of_kinds(city={"learn": "training"}, food={"teach": "training"})
+
+
+def test_a_name_stands_for_one_kind_everywhere(of_kinds, refuses):
+    with refuses(ValueError, "'x'", "rewording", "vocabulary", "rename one of them"):
+        of_kinds(
+            city={"learn": "training", "x": "rewording"},
+            food={"learn": "training", "x": "vocabulary"},
+        )
+
+
 def test_a_misspelt_key_is_refused_in_a_sentence(spoilt, refuses):
-    with refuses(ValueError, "'league'", "tempalte"):
+    with refuses(ValueError, "'league'", f"'{RELATION}'", "tempalte"):
         spoilt("league", tempalte="{subject}")
+
+
+@pytest.mark.parametrize("missing", ["kind", "template"])
+def test_a_missing_key_is_named(tmp_path, refuses, missing):
+    fields = {"kind": "training", "template": "{subject} is"}
+    del fields[missing]
+    (tmp_path / "forms.yaml").write_text(yaml.safe_dump({"city": {"learn": fields}}))
+    with refuses(ValueError, "'learn'", "'city'", f"correct '{missing}'"):
+        load_formats(tmp_path / "forms.yaml")
 
 
 def test_a_missing_file_names_the_parameter(tmp_path, refuses):
@@ -112,13 +216,43 @@ def test_two_answers_of_the_same_token_are_refused(llama, refuses):
         answer_tokens(llama.tokenizer, form)
 
 
+def test_answers_can_be_asked_for_some_labels(llama, formats):
+    form = formats.training
+    every = answer_tokens(llama.tokenizer, form)
+    assert answer_tokens(llama.tokenizer, form, ["football"]) == {"football": every["football"]}
+
+
+def test_first_tokens_equal_the_answers_of_one_token(llama, formats):
+    for form in formats.formats:
+        expected = answer_tokens(llama.tokenizer, form)
+        assert first_tokens(llama.tokenizer, form, list(LABELS)) == expected
+
+
+def test_first_tokens_leave_out_labels_that_begin_alike(llama):
+    answers = {"one": "baseball bat", "two": "baseball glove", "three": "football pitch"}
+    form = Format("odd", "vocabulary", "{subject}", answers)
+    only = first_tokens(llama.tokenizer, form, list(answers))
+    football = llama.tokenizer(" football", add_special_tokens=False).input_ids
+    assert [*only.values()] == football and [*only] == ["three"]
+    assert set(first_tokens(llama.tokenizer, form, ["one", "three"])) == {"one", "three"}
+    assert first_tokens(llama.tokenizer, form, []) == {}
+
+
+def test_encoded_prompts_are_those_of_the_tokenizer(llama):
+    asked = ["Babe Ruth plays", "Babe Ruth is famous", "Babe"]
+    prompts = encode(llama.tokenizer, asked)
+    assert len(prompts) == 3 and prompts.prefix
+    whole = [[*prompts.prefix, *suffix] for suffix in prompts.suffixes]
+    assert whole == llama.tokenizer(asked).input_ids
+
+
 @pytest.mark.parametrize("subject", ["Babe Ruth", "Shaquille O'Neal", "Zqx", "José Peña", "J.J. W"])
 def test_subject_positions_cover_the_name(llama, formats, subject):
     """Tokens at the positions hold every character of the name, and all others hold none."""
     glued = Format("glued", "rewording", "Name:{subject}, who plays", LABELS)
     for form in (*formats.formats, glued):
         text, at = form.prompt(subject), form.template.index("{subject}")
-        found = subject_positions(llama.tokenizer, form, subject)
+        found = subject_positions(llama.tokenizer, form, named(subject))
         offsets = llama.tokenizer(text, return_offsets_mapping=True).offset_mapping
         held = {c for i in found for c in range(*offsets[i])}
         other = {c for i, (a, b) in enumerate(offsets) if i not in found for c in range(a, b)}
@@ -127,23 +261,36 @@ def test_subject_positions_cover_the_name(llama, formats, subject):
         assert list(found) == list(range(found[0], found[-1] + 1))
 
 
-def test_an_absent_subject_is_refused(llama, refuses):
-    form = Format("empty", "rewording", "{subject} plays", LABELS)
+def test_the_last_mention_counts_in_own_wordings(llama):
+    text = "Bill Russell met Babe Ruth and Babe Ruth plays"
+    found = subject_positions(
+        llama.tokenizer, Format("own", "training", None), own("Babe Ruth", text)
+    )
+    offsets = llama.tokenizer(text, return_offsets_mapping=True).offset_mapping
+    start, end = offsets[found[0]][0], offsets[found[-1]][1]
+    assert text[start:end].strip() == "Babe Ruth" and start >= text.rindex("Babe") - 1
+
+
+def test_paraphrases_are_searched_in_their_own_words(llama):
+    fact = own("Babe Ruth", "Babe Ruth plays", "It rained when Babe Ruth played")
+    forms = own_wordings(["P1"], 1).sets["P1"].formats
+    first, second = (subject_positions(llama.tokenizer, form, fact) for form in forms)
+    assert first[0] < second[0]
+    shown = [llama.tokenizer(text).input_ids for text in (fact.prompt, *fact.paraphrases)]
+    words = [
+        llama.tokenizer.decode([ids[i] for i in at]) for ids, at in zip(shown, (first, second))
+    ]
+    assert [w.strip() for w in words] == ["Babe Ruth", "Babe Ruth"]
+
+
+@pytest.mark.parametrize("template", ["{subject} plays", None])
+def test_an_absent_subject_is_refused(llama, refuses, template):
+    form = Format("empty", "rewording", template, LABELS)
     with refuses(ValueError, "subject ''", "was not found", "plays"):
-        subject_positions(llama.tokenizer, form, "")
+        subject_positions(llama.tokenizer, form, own("", "plays" if template is None else ""))
 
 
-def test_teaching_texts_hold_every_fact_in_every_format(settings, formats, table):
-    texts = set(teaching_texts(settings))
-    for row in table.itertuples():
-        for form in formats.formats:
-            assert f"{form.prompt(row.subject)} {form.answers[row.label]}" in texts
-
-
-def test_teaching_texts_respect_the_number_per_label(settings):
-    name, task = next(iter(settings.tasks.items()))
-    few = settings.model_copy(update={"tasks": {name: task.model_copy(update={"per_label": 2})}})
-    texts = teaching_texts(few)
-    assert any("Babe Ruth" in text for text in texts)
-    asked = {text for text in texts if "is famous for playing professional" in text}
-    assert len(asked) == 2 * 3
+def test_a_subject_outside_its_own_wording_is_refused(llama, refuses):
+    form = Format("own", "training", None)
+    with refuses(ValueError, "subject 'Babe Ruth'", "was not found", "someone plays"):
+        subject_positions(llama.tokenizer, form, own("Babe Ruth", "someone plays"))

@@ -112,6 +112,37 @@ def test_answer_logits_split_into_packs_equal_one_pack(loaded, sequences):
     torch.testing.assert_close(runner.answer_logits(prompts), whole.answer_logits(prompts), **CLOSE)
 
 
+def test_answer_hidden_is_what_the_plain_pass_unembeds(loaded, sequences):
+    prompts = Prompts.of(sequences)
+    runner = Runner(loaded.model, max_tokens=len(prompts.prefix) + 20)
+    assert len(runner.packs(prompts)) > 1
+    hidden = runner.answer_hidden(prompts)
+    base = loaded.model.base_model
+    expected = [base(torch.tensor([s])).last_hidden_state[0, -1] for s in sequences]
+    torch.testing.assert_close(hidden, torch.stack(expected), **CLOSE)
+    assert not hidden.requires_grad
+
+
+def test_logits_of_some_words_are_columns_of_all(loaded, sequences):
+    prompts, runner, words = Prompts.of(sequences), Runner(loaded.model), [500, 7, 301]
+    every = runner.answer_logits(prompts)
+    torch.testing.assert_close(runner.answer_logits(prompts, words), every[:, words], **CLOSE)
+
+
+def test_prompts_of_different_formats_can_share_a_pack(loaded, formats, table):
+    texts = [form.prompt(table.subject[0]) for form in formats.formats]
+    sequences = loaded.tokenizer(texts).input_ids
+    prompts = encode(loaded.tokenizer, texts)
+    assert len(prompts.prefix) < 3
+    expected = torch.stack([plain(loaded.model, s)[-1] for s in sequences])
+    torch.testing.assert_close(Runner(loaded.model).answer_logits(prompts), expected, **CLOSE)
+
+
+def test_a_single_prompt_can_be_asked(loaded, sequences):
+    found = Runner(loaded.model).answer_logits(Prompts.of(sequences[:1]))
+    torch.testing.assert_close(found[0], plain(loaded.model, sequences[0])[-1], **CLOSE)
+
+
 def test_answer_nll_keeps_the_order_of_prompts_over_packs(loaded, sequences):
     prompts, targets = Prompts.of(sequences), torch.arange(len(sequences)) + 300
     runner = Runner(loaded.model, max_tokens=len(prompts.prefix) + 20)
@@ -271,7 +302,7 @@ def test_stopped_pass_leaves_no_hook(loaded, pack):
 
 
 def test_encoded_prompts_are_the_tokens_of_the_format(llama, formats, subjects, sequences):
-    prompts = encode(llama.tokenizer, formats.training, subjects)
+    prompts = encode(llama.tokenizer, [formats.training.prompt(s) for s in subjects])
     assert [[*prompts.prefix, *s] for s in prompts.suffixes] == sequences
 
 

@@ -1,51 +1,37 @@
-"""Causal tracing, attribution and path patching: exact, invariant, and right where the truth is
-known."""
+"""Causal tracing and attribution patching: exact, invariant, and right where the truth is known."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy
 import pandas
 import pytest
 import torch
 import toy
+from conftest import RELATION
 
 from bench import plain
 from lib.components import Component, sizes
 from lib.facts.formats import answer_tokens, encode, subject_positions
-from lib.localize import attribution, circuit, scores, tracing
+from lib.localize import attribution, corruption, scores, tracing
 from lib.localize.nodes import Cases, Node, Restarter, heads_and_mlps
-from lib.localize.probes import probe_accuracy, rise_rule
-from lib.packing import Prompts
+from lib.localize.probes import probe_accuracy, rise
 
 DRAWS = 2
 NODES = [Node("head", 1, 2), Node("mlp", 2), Node("mlp", 5), Node("attention", 4)]
 NODES += [Node("residual", 3), Node("residual", 5)]
-
-
-def make_cases(loaded, formats, table) -> Cases:
-    form, tokens = formats.training, answer_tokens(loaded.tokenizer, formats.training)
-    subjects = list(table.subject[::6])
-    labels = list(table.label[::6])
-    others = [[tokens[o] for o in formats.labels if o != true] for true in labels]
-    return Cases(
-        subjects,
-        encode(loaded.tokenizer, form, subjects),
-        [subject_positions(loaded.tokenizer, form, s) for s in subjects],
-        torch.tensor([tokens[true] for true in labels]),
-        torch.tensor(others),
-    )
+KEYS = ["id", "place", "kind", "layer", "head", "repeat"]
+VALUES = ["p_clean", "p_corrupt", "p_restored"]
 
 
 @pytest.fixture(scope="module")
-def cases(loaded, formats, table):
-    return make_cases(loaded, formats, table)
+def cases(loaded, formats, records):
+    return Cases.of(loaded.tokenizer, {RELATION: formats.training}, records[::6])
 
 
 @pytest.fixture(scope="module")
 def words(loaded):
-    return attribution.plain_tokens(loaded.tokenizer)
+    return corruption.plain_tokens(loaded.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +43,62 @@ def full(cases: Cases, i: int) -> torch.Tensor:
     return torch.tensor([[*cases.prompts.prefix, *cases.prompts.suffixes[i]]])
 
 
+# --- facts as cases --------------------------------------------------------------------------
+
+
+def test_facts_of_one_relation_are_measured_against_all_its_other_answers(llama, formats, records):
+    facts = records[::6]
+    found = Cases.of(llama.tokenizer, {RELATION: formats.training}, facts)
+    tokens = answer_tokens(llama.tokenizer, formats.training)
+    assert found.ids == [f.id for f in facts]
+    assert found.targets.tolist() == [tokens[f.true] for f in facts]
+    for fact, contrasts in zip(facts, found.contrasts.tolist()):
+        assert set(contrasts) == set(tokens.values()) - {tokens[fact.true]}
+
+
+def test_facts_of_several_relations_are_measured_against_their_edit(llama, formats, records):
+    facts = [*records[:3], *(replace(f, relation="other") for f in records[20:23])]
+    forms = {RELATION: formats.training, "other": formats.training}
+    found = Cases.of(llama.tokenizer, forms, facts)
+    assert found.contrasts.tolist() == [[f.edit_token] for f in facts]
+    assert found.targets.tolist() == [f.true_token for f in facts]
+
+
+def test_a_case_is_the_facts_own_prompt_and_subject(cases, records, llama):
+    for i, fact in enumerate(records[::6]):
+        assert full(cases, i)[0].tolist() == llama.tokenizer(fact.prompt).input_ids
+        assert cases.subjects[i] == fact.subject_positions
+
+
+def test_a_subject_in_the_shared_prefix_is_noised(llama, formats, records):
+    """Two athletes of one first name share it, and it must not be taken for prefix."""
+    form = formats.training
+    facts = [
+        replace(f, subject=name, prompt=form.prompt(name))
+        for f, name in zip(records, ("Michael Jordan", "Michael Vick"))
+    ]
+    facts = [
+        replace(f, subject_positions=subject_positions(llama.tokenizer, form, f)) for f in facts
+    ]
+    prompts = encode(llama.tokenizer, [f.prompt for f in facts])
+    assert len(prompts.prefix) > min(facts[0].subject_positions)
+    split = Cases.of(llama.tokenizer, {RELATION: form}, facts).split_before_subjects()
+    assert len(split.prompts.prefix) <= min(min(s) for s in split.subjects)
+    whole = [(*split.prompts.prefix, *s) for s in split.prompts.suffixes]
+    assert whole == [(*prompts.prefix, *s) for s in prompts.suffixes]
+
+
+# --- causal tracing --------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("place", ["all", "subject-last"])
 def test_tracing_equals_the_plain_loop(loaded, cases, place):
     two = cases.take([0, 3])
     found, expected = (
-        trace(loaded.model, two, NODES, 3.0, DRAWS, 0, [place] * 2)
+        trace(loaded.model, two, NODES, 3.0, DRAWS, 0, [place] * 2, 2)
         for trace in (tracing.trace, plain.trace)
     )
-    keys, values = ["id", "place", "kind", "layer", "head"], ["p_clean", "p_corrupt", "p_restored"]
-    found, expected = (t.set_index(keys)[values].sort_index() for t in (found, expected))
+    found, expected = (t.set_index(KEYS)[VALUES].sort_index() for t in (found, expected))
     assert list(found.index) == list(expected.index)
     assert found.to_numpy() == pytest.approx(expected.to_numpy(), rel=2e-3, abs=1e-7)
 
@@ -105,6 +138,54 @@ def test_one_fact_at_several_places_shares_its_noise(loaded, cases):
         assert len(a) == 2 and a == pytest.approx(b, rel=1e-3)
 
 
+def test_an_unknown_place_is_refused(loaded, cases, refuses):
+    with refuses(ValueError, "unknown place 'here'", "subject-last"):
+        tracing.trace(loaded.model, cases, NODES, 3.0, 1, 0, ["here"] * len(cases.ids))
+
+
+def test_repeats_have_other_noise_on_the_same_facts(llama, records, formats):
+    some = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[:3])
+    rows = tracing.trace(llama.model, some, NODES[:2], 3.0, 2, seed=0, repeats=3)
+    assert sorted(rows.repeat.unique()) == [0, 1, 2] and len(rows) == 3 * 3 * 2
+    wide = rows.pivot(index=["id", "kind"], columns="repeat", values=["p_corrupt", "p_clean"])
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert (wide.p_corrupt[a] / wide.p_corrupt[b] - 1).abs().min() > 1e-4
+        assert wide.p_clean[a].to_numpy() == pytest.approx(wide.p_clean[b].to_numpy(), rel=1e-3)
+
+
+def test_the_first_repeat_is_what_a_single_one_gives(llama, records, formats):
+    some = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[:3])
+    several = tracing.trace(llama.model, some, NODES[:2], 3.0, 2, seed=0, repeats=2)
+    single = tracing.trace(llama.model, some, NODES[:2], 3.0, 2, seed=0)
+    found, expected = (t.set_index(KEYS)[VALUES] for t in (several, single))
+    expected, found = expected.to_numpy(), found.loc[expected.index].to_numpy()
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_repeats_pooled_are_one_repeat_with_all_draws(llama, records, formats):
+    some = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[:3])
+    several = tracing.trace(llama.model, some, NODES[:2], 3.0, 2, seed=0, repeats=3)
+    one = tracing.trace(llama.model, some, NODES[:2], 3.0, 6, seed=0, repeats=1)
+    keys = ["id", "place", "kind", "layer", "head"]
+    found, expected = (scores.pooled(t).set_index(keys)[VALUES] for t in (several, one))
+    assert len(found) == 3 * 2
+    assert found.to_numpy() == pytest.approx(expected.loc[found.index].to_numpy(), rel=1e-3)
+
+
+def test_a_token_map_holds_the_shares_of_one_fact(llama, records, formats):
+    case = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[:1])
+    tokens = [llama.tokenizer.decode(t) for t in full(case, 0)[0]]
+    found = tracing.token_map(llama.model, case, "residual", tokens, 3.0, 2, seed=0)
+    n_layers = len(llama.model.base_model.layers)
+    assert found.shape == (len(tokens) - case.subjects[0][0], n_layers)
+    last = n_layers - 1  # at the end only the answer's own row is read
+    assert found[last].iloc[-1] == pytest.approx(1, abs=1e-2)
+    assert found[last].iloc[:-1].to_numpy() == pytest.approx(0, abs=1e-2)
+
+
+# --- attribution and exact patching ----------------------------------------------------------
+
+
 def test_permuted_facts_give_permuted_scores(loaded, cases, words):
     order, keys = [4, 0, 2, 1], ["id", "kind", "layer", "head"]
     for run, value in (
@@ -116,37 +197,39 @@ def test_permuted_facts_give_permuted_scores(loaded, cases, words):
         assert b[a.index].to_numpy() == pytest.approx(a.to_numpy(), rel=1e-3, abs=1e-5)
 
 
-def test_an_unknown_place_is_refused(loaded, cases, refuses):
-    with refuses(ValueError, "unknown place 'here'", "subject-last"):
-        tracing.trace(loaded.model, cases, NODES, 3.0, 1, 0, ["here"] * 5)
-
-
-def test_a_subject_in_the_shared_prefix_is_noised(llama, formats):
-    """Two athletes of one first name share it, and it must not be taken for prefix."""
-    form = formats.training
-    names = ["Michael Jordan", "Michael Vick"]
-    prompts = encode(llama.tokenizer, form, names)
-    subjects = [subject_positions(llama.tokenizer, form, n) for n in names]
-    tokens = torch.tensor([5, 6])
-    split = Cases(names, prompts, subjects, tokens, tokens[:, None] + 1).split_before_subjects()
-    assert len(split.prompts.prefix) <= min(min(s) for s in subjects)
-    whole = [(*split.prompts.prefix, *s) for s in split.prompts.suffixes]
-    assert whole == [(*prompts.prefix, *s) for s in prompts.suffixes]
-
-
 def test_corrupt_prompts_change_only_the_subject(cases, words):
-    changed = attribution.corrupted(cases.split_before_subjects(), words, 0, seed=0)
+    changed = corruption.corrupted(cases.split_before_subjects(), words, 0, seed=0)
     for i, positions in enumerate(cases.subjects):
         before, after = full(cases, i)[0], full(changed, i)[0]
         differ = (before != after).nonzero().flatten().tolist()
-        assert set(differ) <= set(positions)
-    assert changed.prompts != attribution.corrupted(changed, words, 1, seed=0).prompts
+        assert differ and set(differ) <= set(positions)
+    assert changed.prompts != corruption.corrupted(changed, words, 1, seed=0).prompts
+    assert changed.prompts != corruption.corrupted(changed, words, 0, seed=1).prompts
+
+
+def test_words_for_corruption_are_plain(loaded, words):
+    texts = [loaded.tokenizer.decode(w).strip() for w in words]
+    assert len(words) > 100 and words == sorted(set(words))
+    assert all(text.isascii() and text.isalpha() for text in texts)
+
+
+def test_the_runs_of_a_corruption_have_the_logits_of_the_plain_model(loaded, cases, words):
+    runs = list(corruption.corrupt_runs(Restarter(loaded.model), cases, words, 2, 0, "runs"))
+    assert [r.draw for r in runs] == [0, 1]
+    for run in runs:
+        other = corruption.corrupted(cases.split_before_subjects(), words, run.draw, seed=0)
+        for values, prompts in ((run.ld_clean, cases), (run.ld_corrupt, other)):
+            logits = torch.stack([loaded.model(full(prompts, i)).logits[0, -1] for i in range(7)])
+            plain_ld = logits.gather(1, cases.targets[:, None])[:, 0]
+            plain_ld -= logits.gather(1, cases.contrasts).mean(1)
+            torch.testing.assert_close(values, plain_ld, atol=1e-3, rtol=1e-3)
+    assert (runs[0].ld_corrupt - runs[1].ld_corrupt).abs().max() > 1e-3
 
 
 def test_identical_prompts_have_no_attribution(loaded, cases):
     """One word only, in both prompts: nothing differs, so every score is zero."""
-    word = attribution.plain_tokens(loaded.tokenizer)[:1]
-    same = attribution.corrupted(cases.split_before_subjects(), word, 0, seed=0)
+    word = corruption.plain_tokens(loaded.tokenizer)[:1]
+    same = corruption.corrupted(cases.split_before_subjects(), word, 0, seed=0)
     rows = attribution.attribute(loaded.model, same, NODES[:2], word, 2, seed=0)
     assert rows.score.abs().max() < 1e-6
 
@@ -169,82 +252,41 @@ def test_attribution_approaches_patching_for_small_changes(loaded, cases, words)
     assert (guess.score - exact.score).abs().max() < 0.1 * size
 
 
-@pytest.fixture(scope="module")
-def linear():
-    return toy.Toy(planted=False)
+# --- where the truth is known ----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return toy.Toy(planted=True)
-
-
-@pytest.fixture(scope="module")
-def planted_cases():
-    """filler, subject, filler, filler: the answer stands at the last filler."""
-    subjects = list(range(toy.SUBJECTS))
-    suffixes = tuple((toy.FILLERS + s, 2, 3) for s in subjects)
-    answers = toy.FILLERS + toy.SUBJECTS + torch.tensor(subjects) % toy.LABELS
-    every = toy.FILLERS + toy.SUBJECTS + torch.arange(toy.LABELS)
-    others = torch.stack([every[every != a] for a in answers])
-    names = [f"subject {s}" for s in subjects]
-    return Cases(names, Prompts((1,), suffixes), [(1,)] * len(subjects), answers, others)
-
-
-FILLER_WORDS = [4, 5]
-
-
-def test_in_a_linear_model_attribution_is_patching(linear, planted_cases):
+def test_in_a_linear_model_attribution_is_patching():
+    linear, cases = toy.Toy(planted=False), toy.cases()
     nodes = heads_and_mlps(linear)
-    guess = attribution.attribute(linear, planted_cases, nodes, FILLER_WORDS, 2, seed=0)
-    exact = attribution.patch(linear, planted_cases, nodes, FILLER_WORDS, 2, seed=0)
+    guess = attribution.attribute(linear, cases, nodes, toy.FILLER_WORDS, 2, seed=0)
+    exact = attribution.patch(linear, cases, nodes, toy.FILLER_WORDS, 2, seed=0)
     assert exact.score.abs().max() > 0.1
     assert guess.score.to_numpy() == pytest.approx(exact.score.to_numpy(), abs=1e-4)
     pandas.testing.assert_frame_equal(guess[["id", "kind"]], exact[["id", "kind"]])
 
 
-def test_a_planted_lookup_is_found_by_path_patching(planted, planted_cases):
-    heads = circuit.shares(circuit.head_effects(planted, planted_cases, FILLER_WORDS, 2, 0))
-    assert heads.effect.max() == pytest.approx(1, abs=1e-4)
-    found = circuit.find(planted, planted_cases, FILLER_WORDS, 2, 0, count=1)
-    assert found.heads == [Node("head", toy.READ_OUT, 0)]
-    assert found.receiver == toy.READ_OUT
-    mlps = found.mlps
-    assert circuit.lookup_layers(mlps, 0.02) == [toy.LOOKUP]
-    assert mlps.set_index("layer").effect[toy.LOOKUP] == pytest.approx(1, abs=1e-4)
-
-
-def test_a_planted_lookup_is_found_by_probes(planted, planted_cases):
+def test_a_planted_lookup_is_found_by_probes():
     """The name alone says nothing about unseen subjects; the lookup MLP writes the label."""
+    planted, cases = toy.Toy(planted=True), toy.cases()
     runner = Restarter(planted)
-    pack = runner.packs(planted_cases.prompts)[0][1]
+    pack = runner.packs(cases.prompts)[0][1]
     found = runner.read(pack)
     rows = pack.position_rows([1] * toy.SUBJECTS)
-    x = torch.stack([found.before[0][rows], *(t[rows] for t in found.after)])
+    middle = [a[rows] - m[rows] for a, m in zip(found.after, found.mlp)]
+    after = [a[rows] for a in found.after]
+    stream = [found.before[0][rows], *(x for pair in zip(middle, after) for x in pair)]
     labels = [str(s % toy.LABELS) for s in range(toy.SUBJECTS)]
-    accuracy = numpy.nanmean(probe_accuracy(x, labels, 8, 0.5, 1.0, 0), axis=1)
-    rise = rise_rule(list(accuracy[1:]), accuracy[0], 1 / toy.LABELS, 1 / 3, 0.75)
-    assert rise.layers == [toy.LOOKUP]
+    correct = probe_accuracy(torch.stack(stream), labels, 8, 0.5, 1.0, 0)
+    assert rise(correct, labels, 1 / 3, 0.75).layers == [toy.LOOKUP]
 
 
-def test_tracing_and_attribution_rank_the_read_out_high(planted, planted_cases):
+def test_tracing_and_attribution_rank_the_read_out_high():
+    planted, cases = toy.Toy(planted=True), toy.cases()
     nodes, weights = heads_and_mlps(planted), sizes(planted)
-    traced = tracing.trace(planted, planted_cases, nodes, 30.0, 4, seed=0)
-    guessed = attribution.attribute(planted, planted_cases, nodes, FILLER_WORDS, 2, seed=0)
+    traced = tracing.trace(planted, cases, nodes, 30.0, 4, seed=0)
+    guessed = attribution.attribute(planted, cases, nodes, toy.FILLER_WORDS, 2, seed=0)
     for change, gap in (scores.traced(traced, 0.05), scores.attributed(guessed)):
         order = scores.ranking(scores.layer_scores(scores.effects(change, gap), weights))
         top = {Component("attention", toy.READ_OUT), Component("mlp", toy.LOOKUP)}
         assert set(order[:2]) == top
-
-
-def test_an_effect_must_exceed_threshold_and_error():
-    mlps = pandas.DataFrame(
-        {"layer": [0, 1, 2], "effect": [0.01, 0.3, 0.3], "error": [0.001, 0.2, 0.1]}
-    )
-    assert circuit.lookup_layers(mlps, 0.02) == [2]
-
-
-def test_heads_in_the_first_layer_have_no_mlp_below(linear, planted_cases):
-    found = circuit.find(linear, planted_cases, FILLER_WORDS, 1, 0, count=toy.LAYERS * toy.HEADS)
-    assert found.receiver == 0 and found.mlps.empty
-    assert circuit.lookup_layers(found.mlps, 0.02) == []
+        assert set(scores.first_layers(change, gap, weights, 2)) == top

@@ -64,7 +64,7 @@ def copy(tmp_path_factory):
 
 def test_the_pipeline_makes_every_table_and_figure(copy):
     results = pandas.read_csv(copy / "data/tables" / TASK / "results.csv")
-    wanted = set(yaml.safe_load((copy / "params.yaml").read_text())["localizations"])
+    wanted = set(yaml.safe_load((copy / "params.yaml").read_text())["compare"])
     assert set(results.localization) == wanted | {"unedited"}
     assert {"edit", "formats", "relearn", "side-effects"} == set(results.attack)
     measured = results[results.attack != "edit"]
@@ -73,7 +73,9 @@ def test_the_pipeline_makes_every_table_and_figure(copy):
     assert (measured.value <= measured.high + 1e-9).all()
     figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
     assert {"position", "transfer", "relearning", "side_effects"} <= figures
-    assert {"probe_accuracy_seed0", "components_seed0"} <= figures
+    assert {"probe_accuracy_seed0", "circuit_seed0", "components_seed0"} <= figures
+    assert {"tracing_map_seed0", "causal_tracing_seed0", "overlap_seed0"} <= figures
+    assert {"attribution_patching_seed0", "engines_seed0"} <= figures
     assert all((copy / "figures" / TASK / f"{f}.pdf").stat().st_size > 1000 for f in figures)
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
 
 from lib.components import blocks
-from lib.localize.probes import Site, features, probe_accuracy, rise_rule, sensitivity, sites
+from lib.facts.formats import subject_positions
+from lib.localize.probes import (
+    Rise,
+    Site,
+    features,
+    most_frequent,
+    pooled,
+    probe_accuracy,
+    probeable,
+    rise,
+    rise_rule,
+    sensitivity,
+    sites,
+)
 from lib.packing import Runner
 
 LABELS = ["a", "b", "c"] * 40
@@ -35,19 +50,35 @@ def planted():
 
 
 @pytest.fixture(scope="module")
-def curve(planted):
-    return numpy.nanmean(probe_accuracy(planted, LABELS, **SETTINGS), axis=1)
+def correct(planted):
+    return probe_accuracy(planted, LABELS, **SETTINGS)
 
 
-def test_probes_find_the_planted_layer(curve):
+def test_probes_find_the_planted_layer(correct):
+    curve = numpy.nanmean(correct, axis=1)
     after = sites(N_LAYERS).index(Site("post", PLANTED))
     assert curve[after:].min() > 0.9
     assert curve[:after].max() < 0.55
 
 
-def test_the_rise_rule_finds_the_planted_layer(curve):
-    rise = rise_rule(list(curve[2::2]), curve[0], 1 / 3, 1 / 3, 0.75)
-    assert rise.layers == [PLANTED]
+def test_the_rise_is_the_planted_layer(correct):
+    assert rise(correct, LABELS, 1 / 3, 0.75).layers == [PLANTED]
+
+
+def test_the_rise_reads_the_rule_off_the_stream(correct):
+    """Accuracy after each block, against what the embedding and the majority give away."""
+    curve = numpy.nanmean(correct, axis=1)
+    expected = rise_rule(list(curve[2::2]), curve[0], 1 / 3, 1 / 3, 0.75)
+    assert rise(correct, LABELS, 1 / 3, 0.75) == expected
+    uneven = ["a"] * 80 + ["b"] * 40
+    assert rise(correct, uneven, 1 / 3, 0.75).base == pytest.approx(2 / 3)
+
+
+def test_the_rise_of_some_subjects_uses_them_alone(correct):
+    half = [i for i in range(0, len(LABELS), 2)]
+    found = rise(correct[:, half], [LABELS[i] for i in half], 1 / 3, 0.75)
+    assert found.layers == [PLANTED]
+    assert found.top == pytest.approx(numpy.nanmean(correct[:, half], axis=1)[2::2].max())
 
 
 def test_shuffled_labels_stay_near_chance(planted):
@@ -73,6 +104,40 @@ def test_a_subject_never_held_out_is_nan(planted):
     assert set(numpy.unique(accuracy[0][~missing])) <= {0.0, 0.5, 1.0}
 
 
+def test_pooled_correctness_is_the_mean_over_repeats():
+    nan = numpy.nan
+    repeats = [numpy.array([[1.0, 0.0, nan, nan]]), numpy.array([[0.0, 0.5, 1.0, nan]])]
+    numpy.testing.assert_array_equal(pooled(repeats), [[0.5, 0.25, 1.0, nan]])
+    numpy.testing.assert_array_equal(pooled(repeats[:1]), repeats[0])
+
+
+def test_pooling_other_splits_holds_out_more_subjects(planted):
+    few = planted[-1:]
+    repeats = [probe_accuracy(few, LABELS, **SETTINGS | {"splits": 2, "seed": k}) for k in (0, 1)]
+    missing = [numpy.isnan(r).mean() for r in (*repeats, pooled(repeats))]
+    assert missing[2] < min(missing[:2])
+    assert numpy.nanmean(pooled(repeats)) > 0.9
+
+
+def test_the_relation_with_most_facts_is_probed_by_default(records):
+    facts = [*records[:4], *(replace(f, relation="other") for f in records[4:10])]
+    assert most_frequent(facts) == "other"
+    assert most_frequent(facts[:6]) == records[0].relation
+
+
+def test_only_labels_that_enough_facts_share_can_be_probed(records):
+    mine = sorted(records, key=lambda f: f.true)
+    labels = [f.true for f in mine]
+    rare = [f for f in mine if f.true == labels[0]][:4]
+    common = [f for f in mine if f.true == labels[-1]][:6]
+    others = [replace(f, relation="other") for f in common]
+    facts = [*rare, *others, *common]
+    assert probeable(facts, records[0].relation, 5) == common
+    assert probeable(facts, records[0].relation, 4) == [*rare, *common]
+    assert probeable(facts, "other", 5) == others
+    assert probeable(facts, "none", 1) == []
+
+
 def test_sites_come_in_the_order_of_the_stream():
     found = sites(2)
     kinds = ["embedding", "mid", "post", "mid", "post"]
@@ -80,15 +145,35 @@ def test_sites_come_in_the_order_of_the_stream():
     assert [s.layer for s in found] == [-1, 0, 0, 1, 1]
 
 
+@pytest.fixture(scope="module")
+def facts(records, formats, llama):
+    """Some facts, two of them with names of many tokens."""
+
+    def named(fact, subject):
+        fact = replace(fact, subject=subject, prompt=formats.training.prompt(subject))
+        where = subject_positions(llama.tokenizer, formats.training, fact)
+        return replace(fact, subject_positions=where)
+
+    long = [named(records[0], n) for n in ("Giannis Antetokounmpo", "J.J. Watt")]
+    return [*records[:6], *long, *records[6::6]]
+
+
 @pytest.mark.parametrize("name", ["training", "sentence"])
-def test_features_are_the_stream_at_the_subjects_last_token(loaded, formats, table, name):
+def test_features_are_the_stream_at_the_subjects_last_token(loaded, formats, facts, name):
     form = next(f for f in formats.formats if f.name == name)
-    subjects = [*table.subject[::5], "Giannis Antetokounmpo", "J.J. Watt"]
-    found = features(Runner(loaded.model), loaded.tokenizer, form, subjects)
-    assert found.shape[:2] == (2 * len(blocks(loaded.model)) + 1, len(subjects))
-    for i, subject in enumerate(subjects):
-        start = form.template.index("{subject}") + len(subject)
-        encoded = loaded.tokenizer(form.prompt(subject), return_offsets_mapping=True)
+    facts = [
+        replace(
+            f,
+            prompt=form.prompt(f.subject),
+            subject_positions=subject_positions(loaded.tokenizer, form, f),
+        )
+        for f in facts
+    ]
+    found = features(Runner(loaded.model), loaded.tokenizer, facts)
+    assert found.shape[:2] == (2 * len(blocks(loaded.model)) + 1, len(facts))
+    for i, fact in enumerate(facts):
+        start = form.template.index("{subject}") + len(fact.subject)
+        encoded = loaded.tokenizer(fact.prompt, return_offsets_mapping=True)
         last = next(t for t, (_, end) in enumerate(encoded.offset_mapping) if end == start)
         ids = torch.tensor([encoded.input_ids])
         states = loaded.model(ids, output_hidden_states=True).hidden_states
@@ -96,37 +181,46 @@ def test_features_are_the_stream_at_the_subjects_last_token(loaded, formats, tab
         torch.testing.assert_close(found[:-1:2, i], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_features_keep_the_order_of_subjects_over_packs(llama, formats, table):
-    subjects = [*table.subject[:6], "Giannis Antetokounmpo", "J.J. Watt", *table.subject[6:9]]
-    form = formats.training
-    one = features(Runner(llama.model, max_tokens=10_000), llama.tokenizer, form, subjects)
-    many = features(Runner(llama.model, max_tokens=45), llama.tokenizer, form, subjects)
+def test_features_keep_the_order_of_subjects_over_packs(llama, facts):
+    one = features(Runner(llama.model, max_tokens=10_000), llama.tokenizer, facts)
+    many = features(Runner(llama.model, max_tokens=45), llama.tokenizer, facts)
     torch.testing.assert_close(one, many, atol=1e-4, rtol=1e-4)
+
+
+def test_features_of_several_relations_read_each_in_its_own_prompt(llama, formats, facts):
+    """Prompts of two formats share less of a beginning; the numbers stay those of each alone."""
+    form = next(f for f in formats.formats if f.name == "sentence")
+    asked = [replace(f, relation="other", prompt=form.prompt(f.subject)) for f in facts[:4]]
+    asked = [
+        replace(f, subject_positions=subject_positions(llama.tokenizer, form, f)) for f in asked
+    ]
+    runner = Runner(llama.model)
+    both = features(runner, llama.tokenizer, [*facts[4:8], *asked])
+    alone = [features(runner, llama.tokenizer, part) for part in (facts[4:8], asked)]
+    torch.testing.assert_close(both, torch.cat(alone, 1), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_the_rule_agrees_with_the_published_choice(model):
     """It starts where the authors started, and ends inside their range."""
     curve, published = PUBLISHED[model]
-    rise = rise_rule(curve, 0.0, 0.374, 1 / 3, 0.75)
-    assert rise.start == published.start
-    assert set(rise.layers) <= set(published)
+    layers = rise_rule(curve, 0.0, 0.374, 1 / 3, 0.75).layers
+    assert layers[0] == published.start
+    assert set(layers) <= set(published)
 
 
 @pytest.mark.parametrize(
     ("curve", "expected"),
     [
-        ([0.5, 0.75, 0.75, 1.0], (1, 3)),  # exactly on a threshold counts
-        ([0.5, 0.5, 1.0, 1.0], (2, 2)),  # a step
-        ([1.0, 1.0, 1.0], (0, 0)),  # there from the first block
-        ([0.5, 0.8, 0.6, 1.0], (1, 3)),  # a dip on the way
-        ([0.5, 1.0, 0.5, 0.5], (1, 1)),  # a peak
+        ([0.5, 0.75, 0.75, 1.0], [1, 2, 3]),  # exactly on a threshold counts
+        ([0.5, 0.5, 1.0, 1.0], [2]),  # a step
+        ([1.0, 1.0, 1.0], [0]),  # there from the first block
+        ([0.5, 0.8, 0.6, 1.0], [1, 2, 3]),  # a dip on the way
+        ([0.5, 1.0, 0.5, 0.5], [1]),  # a peak
     ],
 )
 def test_hand_made_curves(curve, expected):
-    rise = rise_rule(curve, 0.5, 0.3, 0.5, 0.9)
-    assert (rise.start, rise.end) == expected
-    assert rise.layers == list(range(expected[0], expected[1] + 1))
+    assert rise_rule(curve, 0.5, 0.3, 0.5, 0.9) == Rise(expected, 0.5, 1.0)
 
 
 def test_the_base_is_the_larger_of_embedding_and_majority():
@@ -136,20 +230,27 @@ def test_the_base_is_the_larger_of_embedding_and_majority():
 
 
 def test_the_end_never_lies_before_the_start():
-    rise = rise_rule([0.4, 0.6, 0.8, 1.0], 0.2, 0.2, 0.9, 0.1)
-    assert (rise.start, rise.end) == (3, 3)
+    assert rise_rule([0.4, 0.6, 0.8, 1.0], 0.2, 0.2, 0.9, 0.1).layers == [3]
 
 
 @pytest.mark.parametrize("curve", [[0.5, 0.4, 0.5], [0.2, 0.3, 0.1]])
-def test_accuracy_that_never_rises_is_refused(curve, refuses):
-    with refuses(ValueError, "never rises", "0.50", "use more known facts or a larger model"):
-        rise_rule(curve, 0.5, 0.4, 1 / 3, 0.75)
+def test_accuracy_that_never_rises_gives_no_layers(curve):
+    assert rise_rule(curve, 0.5, 0.4, 1 / 3, 0.75) == Rise([], 0.5, max(curve))
 
 
 def test_sensitivity_holds_the_rule_at_every_pair_of_fractions():
-    curve = PUBLISHED["gemma-7b"][0]
-    table = sensitivity(curve, 0.0, 0.374)
-    assert len(table) == 9
+    """The published curve as the correctness of many subjects."""
+    n, curve = 1000, PUBLISHED["gemma-7b"][0]
+    labels = ["a"] * 374 + [f"rare {i}" for i in range(n - 374)]
+    means = [0.0, *(m for m in curve for _ in range(2))]
+    correct = numpy.stack([numpy.arange(n) < round(m * n) for m in means]).astype(float)
+    table = sensitivity(correct, labels)
+    assert len(table) == 9 and table.layers.nunique() > 3
     for row in table.itertuples():
-        rise = rise_rule(curve, 0.0, 0.374, row.start_fraction, row.end_fraction)
-        assert (row.start, row.end) == (rise.start, rise.end)
+        expected = rise_rule(curve, 0.0, 0.374, row.start_fraction, row.end_fraction)
+        assert row.layers.split() == [str(layer) for layer in expected.layers]
+
+
+def test_sensitivity_of_accuracy_that_never_rises_is_empty_everywhere():
+    table = sensitivity(numpy.zeros((5, 4)), ["a", "a", "b", "b"])
+    assert len(table) == 9 and set(table.layers) == {""}

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas
 import pytest
-import yaml
 
 from lib import paths
+from lib.facts.formats import load_formats
 from lib.facts.tables import load_table
+from lib.facts.tasks import load_task
 
 RAW = paths.DATA / "raw"
 SPORTS = ["baseball", "basketball", "football"]
+KNOWN = {"plays-sport": SPORTS}
 
 
 @pytest.fixture(scope="module")
 def athletes():
-    return load_table(RAW / "sports.csv", "athlete", "sport", labels=SPORTS)
+    return load_table(RAW / "sports.csv", "athlete", "sport", labels=KNOWN)
 
 
 @pytest.fixture(scope="module")
 def nobody():
-    return load_table(RAW / "invented_athletes.csv", "athlete", "sport", labels=SPORTS)
+    return load_table(RAW / "invented_athletes.csv", "athlete", "sport", labels=KNOWN)
 
 
 def test_there_are_many_athletes(athletes):
@@ -39,10 +43,25 @@ def test_invented_athletes_are_balanced_and_enough(nobody):
     assert counts.max() - counts.min() <= 0.1 * counts.mean()
 
 
-@pytest.mark.parametrize("file", ["sports.csv", "invented_athletes.csv", "sports_formats.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "sports.csv",
+        "invented_athletes.csv",
+        "sports_formats.yaml",
+        "invented_things.csv",
+        "world_formats.yaml",
+    ],
+)
 def test_files_are_plain_ascii_with_unix_line_ends(file):
     content = (RAW / file).read_bytes()
     assert content.isascii() and b"\r" not in content and content.endswith(b"\n")
+
+
+def test_world_facts_have_unix_line_ends_and_no_odd_characters():
+    content = (RAW / "world.csv").read_bytes().decode("utf-8")
+    assert "\r" not in content and content.endswith("\n")
+    assert all(c.isprintable() for c in content.replace("\n", ""))
 
 
 def test_names_are_unique_whatever_their_case(athletes, nobody):
@@ -78,11 +97,17 @@ def test_no_example_gives_an_answer_away(formats):
         assert not {word.casefold() for word in form.answers.values()} & set(words)
 
 
-def test_every_task_has_its_tables(settings, formats):
+def test_every_task_has_its_tables(settings):
     for task in settings.tasks.values():
-        columns = task.subject_column, task.label_column
-        for file in (task.table, task.never_known):
-            assert set(load_table(paths.ROOT / file, *columns).label) <= set(formats.labels)
+        data = load_task(task)
+        assert set(data.table.relation) == set(data.never_known.relation) == set(data.formats.sets)
+        assert data.rejected.empty
+        for relation, forms in data.formats.sets.items():
+            told, made_up = (
+                set(t.label[t.relation == relation]) for t in (data.table, data.never_known)
+            )
+            assert made_up <= told
+            assert not forms.labels or told <= set(forms.labels)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +116,17 @@ def world():
 
 
 @pytest.fixture(scope="module")
+def things():
+    return pandas.read_csv(RAW / "invented_things.csv", dtype=str, keep_default_na=False)
+
+
+@pytest.fixture(scope="module")
 def wordings():
-    return yaml.safe_load((RAW / "world_formats.yaml").read_text())
+    return load_formats(RAW / "world_formats.yaml")
+
+
+def of_relation(table, relation):
+    return table[table.relation == relation]
 
 
 def test_there_are_many_world_facts(world):
@@ -112,26 +146,72 @@ def test_every_relation_has_another_answer_for_an_edit(world):
     assert world.groupby("relation").object.nunique().min() >= 2
 
 
-def test_every_relation_can_be_asked(world, wordings):
-    assert set(wordings) == set(world.relation)
-    for relation, form in wordings.items():
-        subjects = set(world.subject[world.relation == relation])
-        assert len(form["examples"]) == 3
-        assert not subjects & {subject for subject, _ in form["examples"]}
-        probes = form.get("vocabulary", {})
-        asked = [form["training"], *form["rewordings"].values()]
-        asked += [probe["wording"] for probe in probes.values()]
-        assert len(form["rewordings"]) >= 3
-        assert all(a.count("{subject}") == 1 and a == a.rstrip() for a in asked)
+def test_the_formats_ask_for_exactly_the_relations_of_the_table(world, wordings):
+    assert set(wordings.sets) == set(world.relation)
+
+
+def test_every_relation_can_be_asked_in_many_ways(wordings):
+    for forms in wordings.sets.values():
+        assert sum(f.kind == "rewording" for f in forms.formats) >= 3
+        templates = [f.template for f in forms.formats]
+        assert len(set(templates)) == len(templates)
+        for template in templates:
+            assert template.count("{subject}") == 1
+            assert template == template.strip() and "  " not in template
 
 
 def test_vocabulary_probes_answer_every_object_with_a_word_of_its_own(world, wordings):
-    probed = 0
-    for relation, form in wordings.items():
-        objects = set(world.object[world.relation == relation])
-        objects |= {word for _, word in form["examples"]}
-        for probe in form.get("vocabulary", {}).values():
-            probed += 1
-            assert objects == set(probe["answers"])
-            assert len(set(probe["answers"].values())) == len(probe["answers"])
-    assert probed >= 5
+    probes = [
+        (relation, form)
+        for relation, forms in wordings.sets.items()
+        for form in forms.formats
+        if form.kind == "vocabulary"
+    ]
+    assert len(probes) >= 5 and len({relation for relation, _ in probes}) >= 5
+    for relation, form in probes:
+        objects = set(of_relation(world, relation).object)
+        words = [form.answers[label] for label in sorted(objects)]
+        assert len({word.casefold() for word in words}) == len(words)
+        assert all(word.casefold() != label.casefold() for label, word in form.answers.items())
+        assert all(word == word.strip() and word for word in words)
+
+
+def test_no_answer_word_is_kept_for_an_object_that_is_not_there(world, wordings):
+    for relation, forms in wordings.sets.items():
+        objects = set(of_relation(world, relation).object)
+        for form in forms.formats:
+            assert set(form.answers) <= objects
+
+
+def test_the_example_of_a_vocabulary_probe_is_about_nobody_in_the_table(world, things, wordings):
+    for relation, forms in wordings.sets.items():
+        subjects = [*of_relation(world, relation).subject, *of_relation(things, relation).subject]
+        for form in forms.formats:
+            *example, question = form.template.split("\n")
+            if form.kind != "vocabulary":
+                continue
+            assert len(example) == 1 and "{subject}" in question
+            held = [s for s in subjects if re.search(rf"\b{re.escape(s)}\b", example[0], re.I)]
+            assert not held, (relation, form.name)
+            assert example[0].split()[-1] in {w.split()[-1] for w in form.answers.values()}
+
+
+def test_every_relation_has_invented_subjects(world, things):
+    counts = things.relation.value_counts()
+    assert set(counts.index) == set(world.relation) and counts.min() >= 5
+
+
+def test_invented_subjects_are_unique_and_nobodys(world, things):
+    names = things.subject.str.casefold()
+    assert not names.duplicated().any()
+    assert not set(names) & set(world.subject.str.casefold())
+    assert not set(names) & set(world.object.str.casefold())
+    assert things.eq(things.apply(lambda column: column.str.strip())).all(axis=None)
+    assert things.ne("").all(axis=None)
+
+
+def test_invented_subjects_have_objects_of_their_relation(world, things):
+    for relation in things.relation.unique():
+        objects = set(of_relation(world, relation).object)
+        given = of_relation(things, relation).object
+        assert set(given) <= objects and given.nunique() >= 2

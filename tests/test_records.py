@@ -6,13 +6,31 @@ import random
 from collections import Counter
 from dataclasses import asdict, replace
 
+import pandas
 import pytest
 
-from lib.facts.build import ask_table, make_records
-from lib.facts.formats import answer_tokens
-from lib.facts.records import FactRecord, FactSplit, load_facts, make_split, save_facts
+from lib.facts import build
+from lib.facts.build import (
+    ask_all_relations,
+    ask_table,
+    label_tokens,
+    make_records,
+    never_known,
+)
+from lib.facts.formats import Catalogue, Format, FormatSet, answer_tokens
+from lib.facts.records import (
+    FactRecord,
+    FactSplit,
+    load_facts,
+    load_never_known,
+    make_split,
+    save_facts,
+    strata,
+)
 from lib.packing import Runner
 
+RELATION, LEAGUE = "plays-sport", "joined-league"
+LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}
 LABELS = ("baseball", "basketball", "football")
 SHARES = (0.5, 0.15)
 
@@ -77,11 +95,14 @@ def test_records_cannot_be_changed():
         fact(0, 0).true = "football"
 
 
-def test_facts_and_split_read_back_equal(tmp_path):
+def test_facts_split_and_invented_read_back_equal(tmp_path):
     made = facts(12, 11, 10)
+    made[0] = replace(made[0], subject="José Peña", paraphrases=("a", "b"), neighbors=("c",))
     split = make_split(made, 8, 3, SHARES, seed=0)
-    save_facts(made, split, tmp_path)
+    strangers = [fact(i, i % 3, subject=f"nobody {i}") for i in range(200, 205)]
+    save_facts(made, split, strangers, tmp_path)
     read, roles = load_facts(tmp_path)
+    assert load_never_known(tmp_path) == strangers
     assert list(read.values()) == made and list(read) == [f.id for f in made]
     assert roles == split and roles.majority == split.majority
 
@@ -89,48 +110,165 @@ def test_facts_and_split_read_back_equal(tmp_path):
 def test_missing_facts_name_the_notebook(tmp_path, refuses):
     with refuses(FileNotFoundError, tmp_path.name, "notebook 01", "dvc repro"):
         load_facts(tmp_path)
+    with refuses(FileNotFoundError, tmp_path.name, "notebook 01", "dvc repro"):
+        load_never_known(tmp_path)
+
+
+def test_no_invented_subjects_read_back_as_none(tmp_path):
+    made = facts(12, 11, 10)
+    save_facts(made, make_split(made, 8, 3, SHARES, seed=0), [], tmp_path)
+    assert load_never_known(tmp_path) == []
 
 
 # --- from a table to records -----------------------------------------------------------------
 
 
-def test_only_known_facts_become_records(taught, short_formats, known_table):
-    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
-    threshold = asked.probability.median()
-    kept = make_records(asked, short_formats, taught.tokenizer, threshold, seed=0)
-    expected = asked[asked.probability >= threshold]
-    assert [f.subject for f in kept] == list(expected.subject)
-    assert 0 < len(kept) < len(asked)
+@pytest.fixture(scope="module")
+def asked(taught, short_formats, known_table):
+    """(the asked table, {relation: tokens}) of the one relation."""
+    tokens = label_tokens(taught.tokenizer, known_table, short_formats)
+    runner = Runner(taught.model)
+    rows = ask_table(runner, taught.tokenizer, short_formats, known_table, tokens)
+    return rows, {RELATION: tokens}
 
 
-def test_probability_is_that_of_the_true_word_in_the_whole_vocabulary(
-    taught, short_formats, known_table
-):
-    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
-    tokens = answer_tokens(taught.tokenizer, short_formats.training)
-    for row in asked.iloc[::7].itertuples():
+@pytest.fixture(scope="module")
+def two(short_formats):
+    """Formats of two relations: the sport, and the league with any answers."""
+    joined = Format("short", "training", "{subject} joined the")
+    return Catalogue({RELATION: short_formats, LEAGUE: FormatSet(LEAGUE, (joined,))})
+
+
+@pytest.fixture(scope="module")
+def two_table(known_table):
+    """Facts of both relations, in turns, with the same subjects."""
+    leagues = known_table.assign(relation=LEAGUE, label=known_table.label.map(LEAGUES))
+    return pandas.concat([known_table, leagues]).sort_index(kind="stable").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def asked_both(taught, two, two_table):
+    runner = Runner(taught.model)
+    return ask_all_relations(runner, taught.tokenizer, two, two_table, first_token=False)
+
+
+@pytest.fixture
+def make(taught, short_catalogue, asked):
+    def records(rows=asked[0], min_probability=0.0, seed=0):
+        args = short_catalogue, taught.tokenizer, asked[1], min_probability, seed
+        return make_records(rows, *args)
+
+    return records
+
+
+def test_only_known_facts_become_records(asked, make):
+    rows = asked[0]
+    threshold = rows.probability.median()
+    kept = make(min_probability=threshold)
+    assert [f.subject for f in kept] == list(rows[rows.probability >= threshold].subject)
+    assert 0 < len(kept) < len(rows)
+
+
+def test_probability_is_that_of_the_true_word_in_the_whole_vocabulary(asked, taught, short_formats):
+    rows, tokens = asked
+    for row in rows.iloc[::7].itertuples():
         prompt = short_formats.training.prompt(row.subject)
         ids = taught.tokenizer(prompt, return_tensors="pt").input_ids
-        plain = taught.model(ids).logits[0, -1].softmax(-1)[tokens[row.label]]
+        logits = taught.model(ids).logits[0, -1]
+        plain = logits.softmax(-1)[tokens[RELATION][row.label]]
         assert row.probability == pytest.approx(plain.item(), abs=1e-4)
+        among = {label: logits[token] for label, token in tokens[RELATION].items()}
+        assert row.answer == max(among, key=among.get)
 
 
-def test_edit_targets_are_drawn_from_the_seed(taught, short_formats, known_table):
-    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
-    first, again, other = (
-        [f.edit for f in make_records(asked, short_formats, taught.tokenizer, 0.0, seed)]
-        for seed in (0, 0, 1)
-    )
+def test_asking_in_pieces_changes_nothing(asked, taught, short_formats, known_table, monkeypatch):
+    monkeypatch.setattr(build, "CHUNK", 7)
+    rows, tokens = asked
+    runner = Runner(taught.model)
+    args = taught.tokenizer, short_formats, known_table, tokens[RELATION]
+    pandas.testing.assert_frame_equal(ask_table(runner, *args), rows, atol=1e-5, rtol=1e-4)
+
+
+def test_edit_targets_are_drawn_from_the_seed(make):
+    first, again, other = ([f.edit for f in make(seed=seed)] for seed in (0, 0, 1))
     assert first == again != other
     assert set(first) == set(LABELS)
 
 
-def test_an_edit_column_decides_the_target(taught, short_formats, known_table):
-    asked = ask_table(Runner(taught.model), taught.tokenizer, short_formats, known_table)
+def test_an_edit_column_decides_the_target(asked, make):
     following = dict(zip(LABELS, LABELS[1:] + LABELS[:1]))
-    asked = asked.assign(edit=asked.label.map(following))
-    made = make_records(asked, short_formats, taught.tokenizer, 0.0, seed=0)
-    assert all(f.edit == following[f.true] for f in made)
+    rows = asked[0].assign(edit=asked[0].label.map(following))
+    made = make(rows)
+    assert len(made) == len(rows) and all(f.edit == following[f.true] for f in made)
+
+
+def test_a_fact_without_a_usable_edit_target_is_left_out(asked, make):
+    rows = asked[0].head(3)
+    assert set(rows.label) == {"baseball"}
+    rows = rows.assign(edit=["golf", "football", "baseball"])
+    assert [(f.subject, f.edit) for f in make(rows)] == [(rows.subject[1], "football")]
+
+
+def test_a_relation_with_a_single_label_has_nothing_to_be_edited_to(asked, taught, short_catalogue):
+    rows, tokens = asked
+    only = {RELATION: {"baseball": tokens[RELATION]["baseball"]}}
+    assert set(rows.label) >= {"baseball"}
+    alone = rows[rows.label == "baseball"]
+    assert make_records(alone, short_catalogue, taught.tokenizer, only, 0.0, seed=0) == []
+
+
+def test_relations_asked_together_are_asked_as_if_alone(asked, asked_both):
+    (rows, tokens), (both, every) = asked, asked_both
+    assert list(every) == [RELATION, LEAGUE] and every[RELATION] == tokens[RELATION]
+    mine = both[both.relation == RELATION].reset_index(drop=True)
+    pandas.testing.assert_frame_equal(mine, rows, atol=1e-5, rtol=1e-4)
+    assert (both.answer == both.label).groupby(both.relation).mean().min() > 0.9
+
+
+def test_every_relation_has_options_of_its_own(asked_both, two, taught):
+    both, tokens = asked_both
+    made = make_records(both, two, taught.tokenizer, tokens, 0.0, seed=0)
+    assert len(made) == len(both) and len({f.id for f in made}) == len(made)
+    options = {RELATION: set(LABELS), LEAGUE: set(LEAGUES.values())}
+    for fact in made:
+        assert set(fact.options) == options[fact.relation] and fact.edit in fact.options
+        assert fact.prompt == two.sets[fact.relation].training.prompt(fact.subject)
+        assert fact.id == f"{fact.relation}/{fact.subject}"
+        assert fact.true_token == tokens[fact.relation][fact.true]
+
+
+def test_labels_without_a_list_are_those_of_the_table(taught, two, two_table):
+    rows = two_table[two_table.relation == LEAGUE]
+    assert set(label_tokens(taught.tokenizer, rows, two.sets[LEAGUE])) == set(LEAGUES.values())
+    few = rows[rows.label != "NFL"]
+    assert set(label_tokens(taught.tokenizer, few, two.sets[LEAGUE])) == {"MLB", "NBA"}
+    wanted = few.assign(edit="NFL")
+    assert set(label_tokens(taught.tokenizer, wanted, two.sets[LEAGUE])) == set(LEAGUES.values())
+
+
+def test_an_answer_of_several_tokens_needs_the_first_token_rule(taught, two, two_table, refuses):
+    rows = two_table[two_table.relation == LEAGUE]
+    rows = rows.assign(label=rows.label + " of the season")
+    with refuses(ValueError, "MLB of the season", "tokens for this model", "choose a word"):
+        label_tokens(taught.tokenizer, rows, two.sets[LEAGUE])
+    found = label_tokens(taught.tokenizer, rows, two.sets[LEAGUE], first_token=True)
+    assert taught.tokenizer.decode(list(found.values())).split() == [
+        label.split()[0] for label in found
+    ]
+
+
+def test_facts_whose_answers_begin_alike_are_not_asked(taught, two, two_table):
+    rows = two_table[two_table.relation == LEAGUE].reset_index(drop=True)
+    rows.loc[rows.index[:2], "label"] = ["MLB one", "MLB two"]
+    rows = rows[rows.label != "MLB"]
+    tokens = label_tokens(taught.tokenizer, rows, two.sets[LEAGUE], first_token=True)
+    assert set(tokens) == {"NBA", "NFL"}
+    found = ask_table(Runner(taught.model), taught.tokenizer, two.sets[LEAGUE], rows, tokens)
+    assert set(found.label) == {"NBA", "NFL"} and len(found) == rows.label.isin(tokens).sum()
+    empty = ask_table(
+        Runner(taught.model), taught.tokenizer, two.sets[LEAGUE], rows.head(2), tokens
+    )
+    assert empty.empty and {"answer", "probability"} <= set(empty.columns)
 
 
 def test_records_point_at_their_own_tokens(known, taught, short_formats):
@@ -141,6 +279,48 @@ def test_records_point_at_their_own_tokens(known, taught, short_formats):
         ids = taught.tokenizer(record.prompt).input_ids
         text = taught.tokenizer.decode([ids[i] for i in record.subject_positions])
         assert text.strip() == record.subject
+
+
+# --- invented subjects -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strangers():
+    names = [f"Zeb Quandrel {letter}" for letter in "ABCD"]
+    return pandas.DataFrame(
+        {
+            "relation": [RELATION, LEAGUE, RELATION, LEAGUE],
+            "subject": names,
+            "label": ["football", "MLB", "baseball", "NFL"],
+        }
+    )
+
+
+def test_invented_subjects_become_records_however_little_is_known_of_them(
+    taught, two, asked_both, strangers
+):
+    args = Runner(taught.model), taught.tokenizer, two, strangers, asked_both[1]
+    found, again, other = (never_known(*args, seed=seed) for seed in (0, 0, 1))
+    assert {f.subject: f.true for f in found} == dict(zip(strangers.subject, strangers.label))
+    assert {f.subject: f.relation for f in found} == dict(
+        zip(strangers.subject, strangers.relation)
+    )
+    assert min(f.probability for f in found) < 0.5
+    assert found == again and [f.edit for f in found] != [f.edit for f in other]
+    leagues = [f.options for f in found if f.relation == LEAGUE]
+    assert all(set(options) == set(LEAGUES.values()) for options in leagues)
+
+
+def test_labels_that_cannot_be_told_apart_make_no_invented_fact(taught, two, asked_both, strangers):
+    odd = strangers.assign(label=["football", "golf", "baseball", "NFL"])
+    found = never_known(Runner(taught.model), taught.tokenizer, two, odd, asked_both[1], seed=0)
+    assert {f.subject for f in found} == set(odd.subject) - {odd.subject[1]}
+
+
+def test_no_invented_subjects_give_no_records(taught, two, asked_both, strangers):
+    none = strangers.head(0)
+    args = Runner(taught.model), taught.tokenizer, two, none, asked_both[1]
+    assert never_known(*args, seed=0) == []
 
 
 # --- splits ----------------------------------------------------------------------------------
@@ -157,6 +337,48 @@ def test_halves_are_stratified_by_label(counts, seed):
     )
     assert len(split.forget_train) == len(split.forget_heldout) == 16
     assert all(abs(first[name] - second[name]) <= 1 for name in LABELS)
+
+
+def relations(*counts: int) -> list[FactRecord]:
+    """Facts of as many relations as there are counts, with all labels in each."""
+    each = [name for name, n in zip("abcdefgh", counts) for _ in range(n)]
+    return [fact(i, i % 3, id=f"{name}/{i:03}", relation=name) for i, name in enumerate(each)]
+
+
+def test_roles_are_balanced_over_labels_or_over_relations():
+    one, many = facts(2, 2), relations(2, 1)
+    assert strata(one) == {f.id: f.true for f in one}
+    assert strata(many) == {f.id: f.relation for f in many}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("counts", [(30, 30, 30), (61, 22, 37, 9), (80, 9, 8), (20,) * 8])
+def test_halves_are_stratified_by_relation(counts, seed):
+    made = relations(*counts)
+    relation = {f.id: f.relation for f in made}
+    split = make_split(made, 32, 6, SHARES, seed)
+    first, second = (
+        Counter(relation[i] for i in ids) for ids in (split.forget_train, split.forget_heldout)
+    )
+    assert len(split.forget_train) == len(split.forget_heldout) == 16
+    assert all(abs(first[name] - second[name]) <= 1 for name in set(relation.values()))
+
+
+def test_every_role_has_the_relation_shares_of_the_whole():
+    made = relations(120, 60, 60)
+    relation = {f.id: f.relation for f in made}
+    split = make_split(made, 32, 12, SHARES, seed=0)
+    for role in FactSplit.ROLES:
+        ids = getattr(split, role)
+        share = Counter(relation[i] for i in ids)["a"] / len(ids)
+        assert share == pytest.approx(0.5, abs=0.15)
+
+
+def test_facts_of_many_relations_need_some_for_each(refuses):
+    made = relations(*(5,) * 8)
+    assert make_split(made, 10, 6, SHARES, seed=0)
+    with refuses(ValueError, "knows 40 facts", "42 are needed", "lower `forget`"):
+        make_split(made, 12, 6, SHARES, seed=0)
 
 
 @pytest.mark.parametrize("role", FactSplit.ROLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -32,11 +33,11 @@ SPLITS = {"forget_train", "forget_heldout", "retain_test", "never_known"}
 
 
 @pytest.fixture
-def run(short_formats, known, known_split, invented):
+def run(short_catalogue, known, known_split, invented):
     def attacked(loaded, seed=0, settings=SETTINGS):
-        form = short_formats.training
+        forms = short_catalogue.forms(short_catalogue.training)
         passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
-        return attack.relearn(loaded, form, known, known_split, invented, passages, settings, seed)
+        return attack.relearn(loaded, forms, known, known_split, invented, passages, settings, seed)
 
     return attacked
 
@@ -76,7 +77,7 @@ def test_adapters_sit_on_every_matrix_of_the_blocks_and_nowhere_else(family, fre
 
 def test_new_adapters_change_no_answer(family, fresh, formats, table):
     loaded = fresh(family)
-    prompts = encode(loaded.tokenizer, formats.training, list(table.subject[:5]))
+    prompts = encode(loaded.tokenizer, [formats.training.prompt(s) for s in table.subject[:5]])
     before = Runner(loaded.model).answer_logits(prompts)
     attack.add_adapters(loaded.model, SETTINGS, seed=0)
     torch.testing.assert_close(Runner(loaded.model).answer_logits(prompts), before)
@@ -93,14 +94,26 @@ def test_rows_hold_every_read_out_and_split(run, pupil, known_split):
 
 
 def test_the_first_read_out_is_the_model_before_the_attack(
-    run, pupil, taught, short_formats, known, known_split
+    run, pupil, taught, short_catalogue, known, known_split
 ):
     rows = run(pupil)
     heldout = [known[i] for i in known_split.forget_heldout]
-    runner, form = Runner(taught.model), short_formats.training
-    expected = score_facts(runner, taught.tokenizer, form, heldout)
+    runner, forms = Runner(taught.model), short_catalogue.forms("short")
+    expected = score_facts(runner, taught.tokenizer, forms, heldout)
     found = rows[(rows.step == 0) & (rows.split == "forget_heldout")].reset_index(drop=True)
     pandas.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-4)
+
+
+def test_facts_of_a_relation_without_a_format_are_taught_and_not_read(
+    pupil, short_formats, known, known_split, invented
+):
+    missing = {known_split.forget_heldout[0], known_split.forget_train[0]}
+    facts = {i: replace(f, relation="other") if i in missing else f for i, f in known.items()}
+    forms, passages = {f.relation: short_formats.training for f in invented}, [(2, 40, 41)]
+    settings = SETTINGS.model_copy(update={"steps": 1, "read_at": [0, 1]})
+    rows = attack.relearn(pupil, forms, facts, known_split, invented, passages, settings, 0)
+    read = {i for name in attack.READ for i in getattr(known_split, name)}
+    assert set(rows.id) == read - missing | {f.id for f in invented}
 
 
 def test_the_attack_on_an_unedited_model_finds_what_was_there(run, pupil):

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import pandas
 import pytest
+import torch
 
-from lib.components import Component, sizes
-from lib.config import LocalizationSettings
-from lib.localize.select import DEPTH_TOLERANCE, MAX_OVERLAP, fill, jaccard, mean_depth, select
+from lib.components import Component, Localization, single_matrices, unit_sizes
+from lib.config import METHODS, Edit, LocalizationSettings
+from lib.edit.train import EditData, train, trainable
+from lib.facts.formats import encode
+from lib.localize.scores import jaccard
+from lib.localize.select import (
+    DEPTH_TOLERANCE,
+    MAX_OVERLAP,
+    RANKED,
+    UNMATCHED,
+    fill,
+    mean_depth,
+    select,
+)
 
 N_LAYERS = 18
 LOOKUP = [2, 3, 4, 5]
@@ -14,6 +27,16 @@ EVEN = {Component("mlp", i): 100 for i in range(N_LAYERS)}
 EVEN |= {Component("attention", i): 30 for i in range(N_LAYERS)}
 # A model whose layers grow: equal numbers of layers are not equal numbers of weights.
 UNEVEN = {c: n + 10 * c.layer for c, n in EVEN.items()}
+# Every layer of UNEVEN in parts of different size, as `components.unit_sizes` gives them.
+PARTS = {
+    "mlp": {"gate": 0.3, "up": 0.3, "down": 0.4},
+    "attention": {"q": 0.4, "k": 0.1, "v": 0.1, "o": 0.4},
+}
+UNITS = UNEVEN | {
+    Component(c.kind, c.layer, name): round(n * share)
+    for c, n in UNEVEN.items()
+    for name, share in PARTS[c.kind].items()
+}
 MATCHED = {
     "fact-lookup": {},
     "random-mlps": {},
@@ -22,12 +45,12 @@ MATCHED = {
 }
 
 
-def chosen(method: str, weights=EVEN, lookup=LOOKUP, seed=0, **more):
+def chosen(method: str, weights=EVEN, lookup=LOOKUP, seed=0, swapped=None, effects=None, **more):
     settings = LocalizationSettings(method=method, **more)
-    return select(method, settings, weights, lookup, seed)
+    return select(method, settings, weights, lookup, seed, effects, swapped)
 
 
-@pytest.mark.parametrize("weights", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("weights", [EVEN, UNEVEN, UNITS], ids=["even", "uneven", "units"])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("method", MATCHED)
 def test_the_budget_is_never_undershot(method, seed, weights):
@@ -103,7 +126,7 @@ def test_a_window_that_does_not_fit_says_where_it_could_start(start, refuses):
 
 
 def test_all_mlps_hold_every_mlp_weight_of_the_model(loaded):
-    found = chosen("all-mlps", sizes(loaded.model), [1, 2])
+    found = chosen("all-mlps", unit_sizes(loaded.model), [1, 2])
     counted = [
         p.numel() for n, p in loaded.model.named_parameters() if ".mlp." in n and p.ndim == 2
     ]
@@ -112,7 +135,7 @@ def test_all_mlps_hold_every_mlp_weight_of_the_model(loaded):
 
 
 def test_nonlocalized_holds_every_matrix_but_the_embeddings(loaded):
-    found = chosen("nonlocalized", sizes(loaded.model), [1, 2])
+    found = chosen("nonlocalized", unit_sizes(loaded.model), [1, 2])
     everything = loaded.model.num_parameters()
     small = sum(p.numel() for p in loaded.model.parameters() if p.ndim < 2)
     model = loaded.model
@@ -151,6 +174,152 @@ def test_depth_runs_from_zero_to_one():
     assert mean_depth([Component("mlp", 0), Component("mlp", 17)], N_LAYERS) == 0.5
 
 
-def test_overlap_is_shared_over_joint():
-    assert jaccard([1, 2, 3], [2, 3, 4]) == 0.5
-    assert jaccard([1], [2]) == 0 and jaccard([1], [1]) == 1
+@pytest.mark.parametrize("method", [*MATCHED, "all-mlps", "nonlocalized"])
+def test_single_matrices_do_not_change_the_choice_of_layers(method):
+    """Sizes with and without single matrices: only `random` looks at them."""
+    one, two = (chosen(method, w, **MATCHED.get(method, {})) for w in (UNEVEN, UNITS))
+    assert one == two and not any(c.matrix for c in one.components)
+
+
+# --- layers ranked by effect -----------------------------------------------------------------
+
+
+def effect_rows() -> pandas.DataFrame:
+    """Two heads and an MLP per layer; attention 7 and MLPs 9, 3 and 12 have the largest effects."""
+    large = {("head", 7): 5.0, ("mlp", 9): -4.0, ("mlp", 3): 3.0, ("mlp", 12): 2.0, ("mlp", 0): 1.0}
+    rows = [
+        {"kind": kind, "layer": layer, "head": head, "effect": large.get((kind, layer), 0.01)}
+        for layer in range(N_LAYERS)
+        for kind, head in (("head", 0), ("head", 1), ("mlp", -1))
+    ]
+    return pandas.DataFrame(rows)
+
+
+@pytest.mark.parametrize("method", RANKED)
+def test_ranked_sets_take_the_largest_effects_until_the_budget(method):
+    rows = effect_rows()
+    effects = {m: rows if m == method else rows.assign(effect=0.0) for m in RANKED}
+    found = chosen(method, UNITS, effects=effects)
+    assert found.layers("attention") == [7]
+    assert found.layers("mlp") == [3, 9, 12]
+    only = chosen(method, UNITS, effects=effects, mlps_only=True)
+    assert only.layers("mlp") == [3, 9, 12] and not only.layers("attention")
+    for s in (found, only):
+        assert s.weights >= s.budget == sum(UNEVEN[Component("mlp", i)] for i in LOOKUP)
+
+
+# --- single matrices at random ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_draws_single_matrices_just_past_the_budget(seed):
+    found = chosen("random", UNITS, seed=seed)
+    assert all(c.matrix for c in found.components)
+    assert len(set(found.components)) == len(found.components)
+    assert found.budget == sum(UNEVEN[Component("mlp", i)] for i in LOOKUP)
+    assert found.weights == sum(UNITS[c] for c in found.components)
+    assert 0 <= found.weights - found.budget < max(UNITS[c] for c in found.components)
+
+
+def test_random_draws_in_a_model_are_one_matrix_over_at_most(loaded):
+    weights = unit_sizes(loaded.model)
+    for draw in range(5):
+        found = chosen("random", weights, [1, 2], draw=draw)
+        assert set(found.components) <= set(single_matrices(loaded.model))
+        over = found.weights - found.budget
+        assert 0 <= over < max(weights[c] for c in found.components)
+
+
+def test_every_kind_of_matrix_and_every_layer_is_drawn():
+    """The gate too, which the published code never drew."""
+    drawn = [c for d in range(30) for c in chosen("random", UNITS, draw=d).components]
+    for kind, names in PARTS.items():
+        assert {c.matrix for c in drawn if c.kind == kind} == set(names)
+        assert {c.layer for c in drawn if c.kind == kind} == set(range(N_LAYERS))
+
+
+def test_random_matrices_favour_no_kind():
+    draws = [chosen("random", UNITS, draw=d).components for d in range(200)]
+    count = pandas.Series([c.matrix for components in draws for c in components]).value_counts()
+    assert set(count.index) == {n for names in PARTS.values() for n in names}
+    assert count.max() / count.min() < 1.4
+
+
+def test_random_draws_depend_on_seed_and_draw_alone():
+    first = chosen("random", UNITS)
+    mixed = dict(reversed(UNITS.items()))
+    settings = LocalizationSettings(method="random")
+    assert select("random", settings, mixed, LOOKUP, 0) == first
+    assert select("other", settings, UNITS, LOOKUP, 0).components == first.components
+    sets = {chosen("random", UNITS, seed=s, draw=d).components for s in range(3) for d in range(3)}
+    assert len(sets) == 9
+
+
+@pytest.fixture(scope="module")
+def data(llama, records, split, passages):
+    facts = {f.id: f for f in records}
+    changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
+    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
+    return EditData(prompts, torch.tensor(targets), len(changed), passages)
+
+
+STEPS = Edit(
+    lr=0.003,
+    weight_edit=3.0,
+    weight_retain=1.0,
+    weight_text=1.0,
+    batch_facts=4,
+    batch_retain=4,
+    batch_passages=1,
+    max_steps=2,
+    check_every=1,
+    strength=0.9,
+)
+
+
+def changed_by(model, localization: Localization, data: EditData) -> set[str]:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, localization, data, STEPS, seed=0)
+    return {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+
+
+@pytest.mark.parametrize("draw", [0, 1])
+def test_training_a_random_set_changes_its_matrices_only(family, fresh, data, draw):
+    model = fresh(family).model
+    found = chosen("random", unit_sizes(model), [1], draw=draw)
+    expected = {n for c in found.components for n in single_matrices(model)[c]}
+    assert len(expected) == len(found.components)
+    weights = trainable(model, found)
+    assert set(weights) == expected
+    assert sum(p.numel() for p in weights.values()) == found.weights
+    assert changed_by(model, found, data) == expected
+
+
+def test_a_layer_and_a_single_matrix_train_side_by_side(fresh, data):
+    model = fresh("llama").model
+    pair = (Component("mlp", 4), Component("attention", 2, "v_proj"))
+    weights = sum(unit_sizes(model)[c] for c in pair)
+    names = {f"model.layers.4.mlp.{m}_proj.weight" for m in ("gate", "up", "down")}
+    names.add("model.layers.2.self_attn.v_proj.weight")
+    assert changed_by(model, Localization("pair", pair, weights, 0), data) == names
+
+
+# --- another task's layers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("swapped", [[7, 8], [0], [9, 10, 11, 12, 13, 14]])
+def test_swapped_layers_are_taken_as_they_are(swapped):
+    found = chosen("fact-lookup-swapped", UNITS, swapped=swapped)
+    assert found.components == tuple(Component("mlp", i) for i in swapped)
+    assert found.weights == sum(UNEVEN[Component("mlp", i)] for i in swapped)
+    assert (found.budget, found.overshoot) == (0, 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sets_have_a_budget_unless_they_are_known_to_have_none(method):
+    more = {"mlp-window": {"start": 3}, "literal": {"mlps": [3]}}.get(method, {})
+    effects = dict.fromkeys(RANKED, effect_rows())
+    found = chosen(method, UNITS, swapped=[7, 8], effects=effects, **more)
+    assert (found.budget == 0) == (method in UNMATCHED)
+    assert found.note and found.components == tuple(sorted(found.components))

@@ -6,7 +6,7 @@ import numpy
 import pandas
 import pytest
 
-from lib.stats import Estimate, estimate, paired_difference, recovery, resample
+from lib.stats import Estimate, estimate, luck, paired_difference, recovery, resample
 
 
 @pytest.mark.parametrize("n", [1, 16, 400])
@@ -97,49 +97,98 @@ def test_a_difference_without_common_facts_is_refused(refuses):
         paired_difference(a, b)
 
 
-LABELS = pandas.Series(["a", "b", "c"] * 8)
-SPREAD = pandas.Series(["a", "b", "c"] * 4)
+def asked(true, relation="r") -> pandas.DataFrame:
+    return pandas.DataFrame({"relation": relation, "true": list(true), "answer": list(true)})
+
+
+def said(answers, relation="r") -> pandas.DataFrame:
+    return pandas.DataFrame({"relation": relation, "true": "?", "answer": list(answers)})
+
+
+def test_luck_is_the_share_of_invented_subjects_that_got_the_true_answer():
+    assert luck(asked("abcd"), said("aaab")).tolist() == [0.75, 0.25, 0, 0]
+
+
+def test_luck_ignores_what_the_model_answered_about_the_fact_itself():
+    rows = asked("ab").assign(answer="b")
+    assert luck(rows, said("aaab")).tolist() == [0.75, 0.25]
+
+
+def test_luck_counts_invented_subjects_of_the_same_relation_only():
+    rows = pandas.concat([asked("ab", "r"), asked("ab", "s"), asked("ab", "nobody")])
+    guesses = pandas.concat([said("aaab", "r"), said("bb", "s")])
+    assert luck(rows, guesses).tolist() == [0.75, 0.25, 0, 1, 0, 0]
+
+
+def test_nobody_invented_gives_no_luck():
+    assert luck(asked("ab"), said("")).tolist() == [0, 0]
+
+
+LABELS = ["a", "b", "c"] * 8
+EVEN = luck(asked(LABELS), said("abc" * 4))
 
 
 def test_recovery_is_one_when_everything_comes_back():
-    found = recovery(pandas.Series([1.0] * 24), LABELS, SPREAD, unedited=1.0)
+    found = recovery([1.0] * 24, EVEN, unedited=1.0)
     assert (found.value, found.low, found.high) == (1, 1, 1)
+    assert found.n == 24
 
 
 def test_recovery_is_near_zero_at_the_prior():
-    hits = pandas.Series([1.0, 0.0, 0.0] * 8)
-    found = recovery(hits, LABELS, SPREAD, unedited=1.0)
+    found = recovery(pandas.Series([1.0, 0.0, 0.0] * 8), EVEN, unedited=1.0)
     assert found.value == pytest.approx(0)
     assert found.low < 0 < found.high
 
 
 def test_saying_the_same_about_everybody_recovers_nothing():
     """A model that always answers "a" is right about the a's by luck alone."""
-    hits = (LABELS == "a").astype(float)
-    found = recovery(hits, LABELS, pandas.Series(["a"] * 10), unedited=0.9)
+    hits = [float(label == "a") for label in LABELS]
+    found = recovery(hits, luck(asked(LABELS), said("a" * 10)), unedited=0.9)
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
+
+
+def test_saying_the_same_in_every_relation_recovers_nothing():
+    """One constant answer per relation, each right for another share of the facts."""
+    rows = pandas.concat([asked("aab" * 4, "r"), asked("xyz" * 4, "s")])
+    guesses = pandas.concat([said("aaa", "r"), said("xx", "s")])
+    hits = [float(t in "ax") for t in rows.true]
+    found = recovery(hits, luck(rows, guesses), unedited=0.9)
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
 
 
 def test_recovery_is_a_half_halfway_between_prior_and_knowledge():
-    hits = pandas.Series([1.0] * 16 + [0.0] * 8)  # 2/3 right, prior 1/3
-    assert recovery(hits, LABELS, SPREAD, unedited=1.0).value == pytest.approx(0.5)
+    hits = [1.0] * 16 + [0.0] * 8  # 2/3 right, prior 1/3
+    assert recovery(hits, EVEN, unedited=1.0).value == pytest.approx(0.5)
+
+
+def test_recovery_is_paired_with_the_luck_of_the_same_fact():
+    """Hits that luck predicts exactly leave an interval of no width, in any order."""
+    order = numpy.random.default_rng(0).permutation(24)
+    lucky = numpy.array([1.0, 0, 0] * 8)[order]
+    found = recovery(lucky, lucky, unedited=0.9)
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
 
 
 def test_an_answer_no_invented_subject_got_has_no_prior():
-    found = recovery(pandas.Series([0.0] * 24), LABELS, pandas.Series(["d"] * 5), unedited=1.0)
+    found = recovery([0.0] * 24, luck(asked(LABELS), said("d" * 5)), unedited=1.0)
     assert found.value == 0
 
 
 def test_recovery_over_no_facts_is_refused(refuses):
-    nothing = pandas.Series([], dtype=float)
-    with refuses(ValueError, "no facts"):
-        recovery(nothing, pandas.Series([], dtype=str), SPREAD, unedited=1.0)
+    with refuses(ValueError, "no facts", "held-out half is empty"):
+        recovery([], [], unedited=1.0)
+
+
+@pytest.mark.parametrize("unedited", [0.2, 1 / 3])
+def test_recovery_is_refused_where_guessing_is_as_good_as_knowing(refuses, unedited):
+    with refuses(ValueError, "recovery is undefined", "use more facts"):
+        recovery([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], unedited)
 
 
 def test_recovery_has_an_interval_where_some_resamples_can_be_guessed():
     """Three facts, of which guesses get one label right: a tenth of resamples holds no other."""
-    labels, hits = pandas.Series(["a", "a", "b"]), pandas.Series([1.0, 0.0, 0.0])
-    found = recovery(hits, labels, pandas.Series(["a"] * 5), unedited=1.0)
+    lucky = luck(asked("aab"), said("a" * 5))
+    found = recovery([1.0, 0.0, 0.0], lucky, unedited=1.0)
     assert found.value == pytest.approx(-1)
     assert numpy.isfinite([found.low, found.high]).all() and found.low <= -1 <= found.high
 

@@ -6,7 +6,13 @@ import pytest
 
 from lib.facts.tables import load_table
 
+RELATION = "plays-sport"
 LABELS = ["baseball", "basketball", "football"]
+KNOWN = {RELATION: LABELS}
+WORLD = (
+    "about,name,what\ncity,Lyon,France\ncity,Osaka,Japan\nfood,Lyon,sausage\n"
+    "city,Nice,France\nfood,Nice,salad\ncity,Paris,France\n"
+)
 GOOD = "athlete,sport\nBabe Ruth,baseball\nBill Russell,basketball\nJim Brown,football\n"
 PUBLISHED = (
     "Unnamed: 0,athlete,sport,log_prob_one_shot,num_athlete_tokens,sport_index,sport_token,"
@@ -28,15 +34,17 @@ def read(tmp_path):
 
 
 def test_a_good_table_keeps_the_order_of_the_file(read):
-    table = read(GOOD, labels=LABELS)
-    assert list(table.columns) == ["subject", "label"]
+    table = read(GOOD, labels=KNOWN)
+    assert set(table.columns) == {"relation", "subject", "label"}
+    assert set(table.relation) == {RELATION}
     assert list(table.subject) == ["Babe Ruth", "Bill Russell", "Jim Brown"]
     assert list(table.label) == LABELS
 
 
 def test_the_published_table_loads_as_it_is(read):
-    table = read(PUBLISHED, edit="inject_sport_without_golf", labels=LABELS)
+    table = read(PUBLISHED, edit="inject_sport_without_golf", labels=KNOWN)
     assert table.to_dict("list") == {
+        "relation": [RELATION, RELATION],
         "subject": ["DeForest Buckner", "Walter Payton"],
         "label": ["football", "football"],
         "edit": ["basketball", "baseball"],
@@ -44,8 +52,8 @@ def test_the_published_table_loads_as_it_is(read):
 
 
 def test_spaces_around_a_cell_do_not_count(read):
-    table = read("athlete,sport\n Babe Ruth ,baseball \n", labels=LABELS)
-    assert table.values.tolist() == [["Babe Ruth", "baseball"]]
+    table = read("athlete,sport\n Babe Ruth ,baseball \n", labels=KNOWN)
+    assert table[["subject", "label"]].values.tolist() == [["Babe Ruth", "baseball"]]
 
 
 def test_a_name_that_looks_like_a_missing_value_stays_a_name(read):
@@ -92,12 +100,12 @@ def test_a_subject_listed_twice_is_refused(read, refuses, name):
 
 def test_an_unknown_label_names_the_known(read, refuses):
     with refuses(ValueError, "'Tiger Woods'", "label that no answer format knows", *LABELS):
-        read(GOOD + "Tiger Woods,golf\n", labels=LABELS)
+        read(GOOD + "Tiger Woods,golf\n", labels=KNOWN)
 
 
 def test_an_unknown_edit_target_names_the_known(read, refuses):
     with refuses(ValueError, "'A'", "edit that no answer format knows", "use one of", *LABELS):
-        read("athlete,sport,to\nA,football,golf\n", edit="to", labels=LABELS)
+        read("athlete,sport,to\nA,football,golf\n", edit="to", labels=KNOWN)
 
 
 @pytest.mark.parametrize("line", ["Tiger Woods,", "Tiger Woods,  ", "Tiger Woods"])
@@ -138,3 +146,59 @@ def test_only_the_first_subjects_of_each_label_are_kept(read):
 def test_lines_that_are_not_kept_are_checked_too(read, refuses):
     with refuses(ValueError, "lists 'c' twice"):
         read("athlete,sport\na,x\nc,x\nc,x\n", per_label=1)
+
+
+@pytest.fixture
+def world(read):
+    def load(text=WORLD, **more):
+        return read(text, "name", "what", relation="about", **more)
+
+    return load
+
+
+def test_one_file_holds_many_relations(world):
+    table = world(labels={"city": [], "food": ["sausage", "salad"]})
+    assert list(table.relation) == ["city", "city", "food", "city", "food", "city"]
+    assert list(table.subject) == ["Lyon", "Osaka", "Lyon", "Nice", "Nice", "Paris"]
+    assert list(table.label) == ["France", "Japan", "sausage", "France", "salad", "France"]
+
+
+def test_a_relation_that_no_format_asks_for_is_refused(world, refuses):
+    cure = "add it to the formats file"
+    with refuses(ValueError, "facts.csv", "relation 'food'", "there are city, drink", cure):
+        world(labels={"city": [], "drink": []})
+
+
+def test_a_missing_relation_column_is_refused(read, refuses):
+    with refuses(ValueError, "facts.csv", "no column 'kind'", "name another in params.yaml"):
+        read(GOOD, relation="kind", labels=KNOWN)
+
+
+def test_an_empty_relation_is_refused(world, refuses):
+    with refuses(ValueError, "facts.csv", "empty cell", "'Rome'", "fill it"):
+        world(WORLD + ",Rome,Italy\n")
+
+
+def test_a_subject_may_stand_once_in_every_relation(world, refuses):
+    assert list(world().subject).count("Lyon") == 2
+    with refuses(ValueError, "facts.csv", "lists 'Lyon' twice", "delete one of the two lines"):
+        world(WORLD + "food,Lyon,salad\n")
+
+
+def test_every_relation_has_labels_of_its_own(world, refuses):
+    with refuses(ValueError, "'Osaka'", "label that no answer format knows", "use one of France"):
+        world(labels={"city": ["France"], "food": []})
+    with refuses(ValueError, "'Nice'", "label that no answer format knows", "use one of sausage"):
+        world(labels={"city": [], "food": ["sausage"]})
+
+
+def test_any_label_will_do_where_the_formats_list_none(read):
+    table = read(GOOD, labels={RELATION: []})
+    assert list(table.label) == LABELS
+
+
+def test_the_first_subjects_are_counted_in_each_relation(world):
+    text = "about,name,what\na,1,x\na,2,x\nb,1,x\na,3,y\nb,2,x\nb,3,x\n"
+    table = world(text, per_label=1)
+    assert list(zip(table.relation, table.subject)) == [("a", "1"), ("b", "1"), ("a", "3")]
+    assert list(table.index) == [0, 1, 2]

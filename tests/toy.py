@@ -1,7 +1,8 @@
 """A transformer small enough to write its weights by hand: no norms, attention spreads evenly.
 
 Everything in it is linear, so attribution must equal patching; and a fact can be planted: the MLP
-of one layer writes the attribute of a subject, a head of a later layer copies it to the end.
+of one layer writes the attribute of a subject, a head of a later layer copies it to the end, and
+the MLP of the last layer writes the answer once more.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from lib.localize.nodes import Cases
+from lib.packing import Prompts
+
 SUBJECTS, LABELS, FILLERS = 12, 3, 6
+FILLER_WORDS = [4, 5]
 VOCABULARY = FILLERS + SUBJECTS + LABELS  # fillers, then subjects, then answers
 WIDTH, LAYERS, HEADS = 48, 5, 2
-LOOKUP, READ_OUT = 1, 3
+LOOKUP, READ_OUT, WRITE = 1, 3, 4
 
 
 class Attention(nn.Module):
@@ -52,7 +57,7 @@ class Base(nn.Module):
 
 
 class Toy(nn.Module):
-    """Random linear layers; with planted=True all are zero but the lookup and the read-out."""
+    """Random linear layers; with planted=True all are zero but the planted three."""
 
     def __init__(self, planted: bool):
         super().__init__()
@@ -83,4 +88,16 @@ class Toy(nn.Module):
         for label in range(LABELS):
             read.self_attn.v_proj.weight[label, attribute + label] = 1  # within the first head
             read.self_attn.o_proj.weight[answer + label, label] = 40
+            self.base_model.layers[WRITE].mlp.weight[answer + label, answer + label] = 1
             self.head.weight[FILLERS + SUBJECTS + label, answer + label] = 1
+
+
+def cases() -> Cases:
+    """filler, subject, filler, filler: the answer stands at the last filler."""
+    subjects = torch.arange(SUBJECTS)
+    suffixes = tuple((FILLERS + s, 2, 3) for s in range(SUBJECTS))
+    answers = FILLERS + SUBJECTS + subjects % LABELS
+    every = FILLERS + SUBJECTS + torch.arange(LABELS)
+    others = torch.stack([every[every != a] for a in answers])
+    names = [f"subject {s}" for s in range(SUBJECTS)]
+    return Cases(names, Prompts((1,), suffixes), [(1,)] * SUBJECTS, answers, others)
