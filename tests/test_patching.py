@@ -183,6 +183,22 @@ def test_a_token_map_holds_the_shares_of_one_fact(llama, records, formats):
     assert found[last].iloc[:-1].to_numpy() == pytest.approx(0, abs=1e-2)
 
 
+def test_a_place_map_is_the_mean_over_facts(llama, records, formats):
+    cases = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[:3])
+    found = tracing.place_map(llama.model, cases, "residual", 3.0, 2, seed=0)
+    n_layers = len(llama.model.base_model.layers)
+    assert found.shape == (4, n_layers) and list(found.index) == list(tracing.PLACES[1:])
+    assert found.loc["last", n_layers - 1] == pytest.approx(1, abs=1e-2)
+    assert found.loc[["subject-last", "between"], n_layers - 1].to_numpy() == pytest.approx(
+        0, abs=1e-2
+    )
+    rows = tracing.trace(
+        llama.model, cases, [Node("residual", 1)], 3.0, 2, seed=0, places=["subject-last"] * 3
+    )
+    gained = (rows.p_restored - rows.p_corrupt).mean() / (rows.p_clean - rows.p_corrupt).mean()
+    assert found.loc["subject-last", 1] == pytest.approx(gained, abs=1e-3)
+
+
 # --- attribution and exact patching ----------------------------------------------------------
 
 

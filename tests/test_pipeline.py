@@ -74,7 +74,12 @@ def test_the_pipeline_makes_every_table_and_figure(copy):
     figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
     assert {"position", "transfer", "relearning", "side_effects"} <= figures
     assert {"probe_accuracy_seed0", "circuit_seed0", "components_seed0"} <= figures
-    assert {"tracing_map_seed0", "causal_tracing_seed0", "overlap_seed0"} <= figures
+    assert {
+        "tracing_map_seed0",
+        "tracing_average_seed0",
+        "causal_tracing_seed0",
+        "overlap_seed0",
+    } <= figures
     assert {"attribution_patching_seed0", "engines_seed0"} <= figures
     assert all((copy / "figures" / TASK / f"{f}.pdf").stat().st_size > 1000 for f in figures)
 

@@ -35,7 +35,7 @@ from lib.localize.nodes import (
 )
 from lib.packing import Pack
 
-PLACES = ("all", "subject-last", "subject-other", "rest")
+PLACES = ("all", "subject-other", "subject-last", "between", "last")
 
 
 def noise_for(fact: str, draw: int, seed: int, shape: tuple[int, int]) -> Tensor:
@@ -108,6 +108,22 @@ def token_map(
     share = (rows.p_restored - rows.p_corrupt) / (rows.p_clean - rows.p_corrupt)
     table = rows.assign(share=share).pivot(index="place", columns="layer", values="share")
     return table.set_axis([repr(tokens[p])[1:-1] for p in table.index], axis=0)
+
+
+def place_map(
+    model, cases: Cases, kind: str, noise: float, draws: int, seed: int
+) -> pandas.DataFrame:
+    """Share of the answer that returns, mean over facts, by place (rows: PLACES but all) and layer.
+
+    A place that a fact does not have (a subject of one token has no other) returns nothing.
+    """
+    n, places = len(cases.ids), list(PLACES[1:])
+    nodes = [Node(kind, layer) for layer in range(len(blocks(model)))]
+    several = cases.take([i for i in range(n) for _ in places])
+    rows = trace(model, several, nodes, noise, draws, seed, places * n)
+    mean = rows.groupby(["place", "layer"])[["p_clean", "p_corrupt", "p_restored"]].mean()
+    share = (mean.p_restored - mean.p_corrupt) / (mean.p_clean - mean.p_corrupt)
+    return share.unstack("layer").loc[places]
 
 
 def _trace_pack(runner, cases, runs, pack, nodes, scale, seed, places, bar) -> pandas.DataFrame:
@@ -186,7 +202,8 @@ def _rows_of(places: list[str | int], pack: Pack, subjects: list[tuple[int, ...]
             "all": own,
             "subject-last": positions[-1:],
             "subject-other": positions[:-1],
-            "rest": [p for p in own if p not in positions],
+            "between": [p for p in own[:-1] if p not in positions],
+            "last": own[-1:],
         }
         rows += [start + p - n for p in inside.get(place, [place])]
     return torch.tensor(rows, dtype=torch.long)
