@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas
 
-TRACING = dict(facts=4, draws=4)
-ATTRIBUTION = dict(facts=32, corruptions=5)
+TRACING = dict(facts=3, draws=3)
+ATTRIBUTION = dict(facts=16, corruptions=3)
 CONTENDERS = {
     "causal tracing": ("ours", "plain loop"),
     "attribution patching": ("ours", "transformer_lens", "nnsight"),
