@@ -123,6 +123,8 @@ def findings(task: str) -> list[str]:
 
 def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
     """What `make bench` measured, as markdown; ratios are to our own code in the same run."""
+    if not table.exists():
+        return "*Not measured yet: run `make bench`.*"
     rows = pandas.read_csv(table)
     head = ["method", "contender", "seconds", "times ours", "memory (MiB)", "largest difference"]
     lines = ["| " + " | ".join([*head, "share of achievable GFLOP/s"]) + " |", "|---" * 7 + "|"]
@@ -131,7 +133,7 @@ def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
         cells = (r.method, r.contender, f"{r.seconds:.1f}", f"{r.times_ours:.1f}")
         cells += (f"{r.memory_mib:.0f}", f"{r.largest_difference:.0e}", share)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "![Seconds and memory of each contender](bench/speed.png)"])
 
 
 def write_readme(tasks, readme: Path = paths.ROOT / "README.md") -> None:
