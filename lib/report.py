@@ -108,7 +108,7 @@ def findings(task: str) -> list[str]:
         "early-late": ("early windows", "late windows"),
         "lookup-depth": ("fact lookup", "depth-matched controls"),
         "lookup-swapped": ("fact lookup", "the other task's lookup layers"),
-        "lookup-output": ("fact lookup", "causal tracing and attribution patching"),
+        "lookup-output": ("fact lookup", "sets by effect on the output"),
     }
     measures = {
         "transfer": "New answer in another vocabulary",
