@@ -76,8 +76,10 @@ def _over_runs(model, cases, how, step, desc, keys=()) -> pandas.DataFrame:
         for named, ld in step(runner, run):
             change = (ld - run.ld_corrupt).tolist()
             parts.append({"id": run.cases.ids} | named | {"change": change, "gap": gap})
-    columns_of = ["id", *NODE, *keys, "change", "gap"]
-    return averaged(parts, keys) if parts else pandas.DataFrame(columns=columns_of)
+    if parts:
+        return averaged(parts, keys)
+    none = {"id": "str", "kind": "str", "layer": int, "head": int} | dict.fromkeys(keys, int)
+    return pandas.DataFrame(columns=[*none, "change", "gap"], dtype=float).astype(none)
 
 
 def _heads(runner: Restarter, run: Run):
