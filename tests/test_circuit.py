@@ -260,6 +260,7 @@ def test_heads_in_the_first_layer_have_no_mlp_below():
 def test_receivers_without_an_mlp_below_give_no_rows(planted, receivers):
     rows = circuit.mlp_effects(planted, toy.cases(), ONE, receivers)
     assert rows.empty and {"id", "layer", "change", "gap", "receiver"} <= set(rows.columns)
+    assert rows.change.dtype == float and rows.receiver.dtype == int, "joined to others later"
 
 
 # --- from rows to groups ---------------------------------------------------------------------
