@@ -10,8 +10,10 @@ import pytest
 
 from lib import config, paths, tiny  # sets the number of threads before torch starts
 from lib.components import Component, Localization, sizes
+from lib.config import Edit
+from lib.edit.train import EditData
 from lib.facts.build import ask_table, label_tokens, make_records
-from lib.facts.formats import Catalogue, Format, FormatSet, load_formats
+from lib.facts.formats import Catalogue, Format, FormatSet, encode, load_formats
 from lib.facts.records import make_split
 from lib.facts.tables import load_table
 from lib.packing import Runner
@@ -134,6 +136,35 @@ def records(llama, formats, table):
 @pytest.fixture(scope="session")
 def split(records):
     return make_split(records, forget=12, fewshot=3, shares=(0.4, 0.2), seed=0)
+
+
+@pytest.fixture(scope="session")
+def data(llama, records, split, passages):
+    """The tiny split as training data; all families share its tokens."""
+    import torch
+
+    facts = {f.id: f for f in records}
+    changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
+    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
+    return EditData(prompts, torch.tensor(targets), len(changed), passages)
+
+
+def edit_settings(**changes) -> Edit:
+    """A few steps of training; changes: fields that differ."""
+    defaults = dict(
+        lr=0.003,
+        weight_edit=3.0,
+        weight_retain=1.0,
+        weight_text=1.0,
+        batch_facts=4,
+        batch_retain=4,
+        batch_passages=1,
+        max_steps=4,
+        check_every=2,
+        strength=0.9,
+    )
+    return Edit(**defaults | changes)
 
 
 @pytest.fixture(scope="session")

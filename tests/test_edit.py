@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import edit_settings
 
 from lib.components import Component, Localization, sizes
-from lib.config import Edit
 from lib.edit import delta
 from lib.edit.losses import Sampler, losses, make_step
 from lib.edit.train import EditData, fingerprint, mean_strength, train, trainable
@@ -15,32 +15,6 @@ from lib.facts.formats import encode
 from lib.packing import Runner
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
-
-
-def edit_settings(**changes) -> Edit:
-    defaults = dict(
-        lr=0.003,
-        weight_edit=3.0,
-        weight_retain=1.0,
-        weight_text=1.0,
-        batch_facts=4,
-        batch_retain=4,
-        batch_passages=1,
-        max_steps=4,
-        check_every=2,
-        strength=0.9,
-    )
-    return Edit(**defaults | changes)
-
-
-@pytest.fixture(scope="module")
-def data(llama, records, split, passages):
-    """The tiny split as training data; all families share its tokens."""
-    facts = {f.id: f for f in records}
-    changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
-    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
-    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
-    return EditData(prompts, torch.tensor(targets), len(changed), passages)
 
 
 def values(model) -> dict[str, torch.Tensor]:

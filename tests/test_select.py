@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas
 import pytest
 import torch
+from conftest import edit_settings
 
 from lib.components import Component, Localization, single_matrices, unit_sizes
-from lib.config import METHODS, Edit, LocalizationSettings
+from lib.config import METHODS, LocalizationSettings
 from lib.edit.train import EditData, train, trainable
-from lib.facts.formats import encode
 from lib.localize.scores import jaccard
 from lib.localize.select import (
     DEPTH_TOLERANCE,
@@ -255,32 +255,9 @@ def test_random_draws_depend_on_seed_and_draw_alone():
     assert len(sets) == 9
 
 
-@pytest.fixture(scope="module")
-def data(llama, records, split, passages):
-    facts = {f.id: f for f in records}
-    changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
-    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
-    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
-    return EditData(prompts, torch.tensor(targets), len(changed), passages)
-
-
-STEPS = Edit(
-    lr=0.003,
-    weight_edit=3.0,
-    weight_retain=1.0,
-    weight_text=1.0,
-    batch_facts=4,
-    batch_retain=4,
-    batch_passages=1,
-    max_steps=2,
-    check_every=1,
-    strength=0.9,
-)
-
-
 def changed_by(model, localization: Localization, data: EditData) -> set[str]:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train(model, localization, data, STEPS, seed=0)
+    train(model, localization, data, edit_settings(max_steps=2), seed=0)
     return {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
 
 
