@@ -8,15 +8,19 @@ timed in the same process.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas
+import psutil
 
 TRACING = dict(facts=3, draws=3)
 ATTRIBUTION = dict(facts=16, corruptions=3)
@@ -24,6 +28,7 @@ CONTENDERS = {
     "causal tracing": ("ours", "plain loop"),
     "attribution patching": ("ours", "transformer_lens", "nnsight"),
 }
+TOLERANCE = 1e-4  # in probability for tracing, in logits for attribution
 KEYS = ["id", "kind", "layer", "head"]
 FOLDER = Path(__file__).parent
 
@@ -44,18 +49,23 @@ def work(method: str, contender: str, target: Path) -> dict:
     chosen = [facts[i] for i in split.forget[: wanted["facts"]]]
     forms, nodes = formats.forms(formats.training), heads_and_mlps(loaded.model)
     cases = Cases.of(loaded.tokenizer, forms, chosen)
-    run = _runner(method, contender, loaded, cases, nodes)
+
+    def run_for(some):
+        return _runner(method, contender, loaded, cases, some)
+
+    run = run_for(nodes)
     sum(p.sum().item() for p in loaded.model.parameters())  # bring the weights into memory
-    rate, before = _achievable(), _peak()
-    started = time.perf_counter()
-    rows = run()
-    seconds = time.perf_counter() - started
+    rate = _achievable()
+    with _memory() as memory:
+        started = time.perf_counter()
+        rows = run()
+        seconds = time.perf_counter() - started
     value = "p_restored" if method == "causal tracing" else "score"
     rows.sort_values(KEYS)[[*KEYS, value]].rename(columns={value: "value"}).to_csv(target)
     return {
         "seconds": seconds,
-        "memory_mib": _peak() - before,
-        "gflop": _operations(run) if contender != "plain loop" else float("nan"),
+        "memory_mib": max(memory) - memory[0],
+        "gflop": _operations(run_for, nodes, sample=contender == "plain loop"),
         "achievable_gflops": rate,
     }
 
@@ -90,15 +100,40 @@ def _achievable() -> float:
     return 2 * 3000**3 / min(times) / 1e9
 
 
-def _peak() -> float:
-    """Largest memory this process has held, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+@contextmanager
+def _memory():
+    """MiB this process holds, at the start and then every few milliseconds of what runs inside."""
+    gc.collect()
+    if sys.platform == "linux":  # memory freed earlier would be used again unseen
+        with suppress(AttributeError):  # other C libraries than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+    process, done = psutil.Process(), threading.Event()
+    found = [process.memory_info().rss / 2**20]
+
+    def watch():
+        while not done.wait(0.005):
+            found.append(process.memory_info().rss / 2**20)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
 
 
-def _operations(run) -> float:
-    """10^9 floating-point operations of the matrix products of one run."""
+def _operations(run_for, nodes: list, sample: bool) -> float:
+    """10^9 floating-point operations of the matrix products of `run_for(nodes)`.
+
+    sample: every node takes the same passes, so those of two nodes tell the rest.
+    """
+    if sample:
+        one, two = (_operations(run_for, nodes[:n], False) for n in (1, 2))
+        return one + (len(nodes) - 1) * (two - one)
     from torch.utils.flop_counter import FlopCounterMode
 
+    run = run_for(nodes)
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e9
@@ -120,6 +155,11 @@ def compare() -> pandas.DataFrame:
                 values = pandas.read_csv(target).value
                 reference = values if reference is None else reference
                 measured["largest_difference"] = float((values - reference).abs().max())
+                if not measured["largest_difference"] <= TOLERANCE:
+                    sys.exit(
+                        f"{method}: scores of ours and of {name} differ by "
+                        f"{measured['largest_difference']:.2g}, more than {TOLERANCE}"
+                    )
                 rows.append({"method": method, "contender": name} | measured)
                 print(method, "|", name, "|", f"{measured['seconds']:.1f} s", flush=True)
     table = pandas.DataFrame(rows)
@@ -156,9 +196,9 @@ def draw(table: pandas.DataFrame):
 def main() -> None:
     """Compare, print, write."""
     table = compare()
-    table.round(4).to_csv(FOLDER / "speed.csv", index=False)
+    table.to_csv(FOLDER / "speed.csv", index=False, float_format="%.4g")
     draw(table).savefig(FOLDER / "speed.png", dpi=130, bbox_inches="tight")
-    print(table.round(3).to_string(index=False))
+    print(table.to_string(index=False, float_format="%.3g"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from conftest import RELATION
 
@@ -38,3 +40,24 @@ def test_all_contenders_of_the_bench_give_the_same_scores(llama, formats, record
     for theirs in others:
         assert list(theirs.index) == list(ours.index)
         assert theirs.to_numpy() == pytest.approx(ours.to_numpy(), rel=2e-3, abs=1e-4 * ours.max())
+
+
+def test_operations_of_the_plain_loop_are_those_of_two_nodes_continued(llama, formats, records):
+    cases = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[::20])
+    nodes = heads_and_mlps(llama.model)[:5]
+
+    def run_for(some):
+        return speed._runner("causal tracing", "plain loop", llama, cases, some)
+
+    counted = speed._operations(run_for, nodes, sample=False)
+    assert counted > 0
+    assert speed._operations(run_for, nodes, sample=True) == pytest.approx(counted, rel=1e-9)
+
+
+def test_memory_counts_what_is_held_only_for_a_while():
+    with speed._memory() as memory:
+        held = bytearray(b"1" * (64 * 2**20))
+        time.sleep(0.1)
+        del held
+        time.sleep(0.1)
+    assert 60 < max(memory) - memory[0] < 300
