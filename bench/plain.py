@@ -1,6 +1,8 @@
-"""Causal tracing the plain way: one full pass of the model per node and draw, as in the ROME code.
+"""Causal tracing and training the plain way, for comparison: whole prompts, whole passes, no reuse.
 
-Same arguments and rows as `lib.localize.tracing.trace`; tests compare the two, `bench.speed` times
+`trace` runs one full pass of the model per node and draw, as the ROME code does; `train` pads its
+prompts into a batch, as most fine-tuning code does. Arguments and results are those of
+`lib.localize.tracing.trace` and `lib.edit.train.train`; tests compare them, `bench.speed` times
 them.
 """
 
@@ -9,8 +11,12 @@ from __future__ import annotations
 import numpy
 import pandas
 import torch
+import torch.nn.functional as F
 
+from lib import unembed
 from lib.components import blocks
+from lib.edit.losses import Sampler
+from lib.edit.train import trainable
 from lib.localize.nodes import Cases, Node, Restarter, columns, reading, replacing
 from lib.localize.tracing import noise_for, subject_scale
 
@@ -26,8 +32,7 @@ def trace(
     places: list[str] | None = None,
     repeats: int = 1,
 ) -> pandas.DataFrame:
-    """Rows id, place, kind, layer, head, repeat, p_clean, p_corrupt, p_restored; places: "all" or
-    "subject-last" for each fact."""
+    """places: "all" or "subject-last" for each fact."""
     scale = noise * subject_scale(Restarter(model), cases)
     places, rows = places or ["all"] * len(cases.ids), []
     for i, (name, place) in enumerate(zip(cases.ids, places)):
@@ -67,3 +72,46 @@ def _disturbed(model, positions: list[int], noise: torch.Tensor, answer) -> floa
         return answer()
     finally:
         handle.remove()
+
+
+def train(model, localization, data, settings, seed: int) -> pandas.DataFrame:
+    """`settings.max_steps` steps of the edit, whatever strength they reach; rows step, edit,
+    retain, text: the losses before each step."""
+    weights = trainable(model, localization)
+    changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
+    samplers = [Sampler(items, seed + i) for i, items in enumerate((changed, kept, data.passages))]
+    sizes = settings.batch_facts, settings.batch_retain, settings.batch_passages
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
+    rows = []
+    for number in range(settings.max_steps):
+        edit, retain, texts = (draw(size) for draw, size in zip(samplers, sizes))
+        answers = _answer_loss(model, data, edit + retain)
+        text = torch.tensor(texts)
+        following = model(text).logits[:, :-1].flatten(0, 1)
+        terms = {
+            "edit": answers[: len(edit)].mean(),
+            "retain": answers[len(edit) :].mean(),
+            "text": F.cross_entropy(following, text[:, 1:].flatten()),
+        }
+        optimizer.zero_grad(set_to_none=True)
+        sum(getattr(settings, f"weight_{name}") * term for name, term in terms.items()).backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        rows.append({"step": number + 1} | {name: term.item() for name, term in terms.items()})
+    for parameter in weights.values():
+        parameter.requires_grad_(False)
+    return pandas.DataFrame(rows)
+
+
+def _answer_loss(model, data, index: list[int]) -> torch.Tensor:
+    """-log p(wanted answer) after each prompt, padded on the right; only the last token's hidden
+    state is unembedded, since logits of whole prompts would take gigabytes."""
+    prompts = [[*data.prompts.prefix, *data.prompts.suffixes[i]] for i in index]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([p + [0] * (longest - len(p)) for p in prompts])
+    mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts])
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    last = hidden.last_hidden_state[torch.arange(len(prompts)), [len(p) - 1 for p in prompts]]
+    return F.cross_entropy(unembed.logits(model, last), data.targets[index], reduction="none")

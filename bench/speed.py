@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
@@ -24,68 +25,163 @@ import psutil
 
 TRACING = dict(facts=3, draws=3)
 ATTRIBUTION = dict(facts=16, corruptions=3)
+STEPS = 4  # of an edit of the fact-lookup set
 CONTENDERS = {
     "causal tracing": ("ours", "plain loop"),
     "attribution patching": ("ours", "transformer_lens", "nnsight"),
+    "training": ("ours", "plain loop"),
 }
-TOLERANCE = 1e-4  # in probability for tracing, in logits for attribution
+TOLERANCE = 1e-4  # in probability for tracing, in logits for attribution, in nats for training
 KEYS = ["id", "kind", "layer", "head"]
 FOLDER = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What every contender is given: the first task of params.yaml as the pipeline left it."""
+
+    loaded: object
+    task: str
+    settings: object
+    facts: dict
+    split: object
+    forms: dict
+
+    @staticmethod
+    def load() -> Inputs:
+        from lib import config, models, paths
+        from lib.facts.records import load_facts
+        from lib.facts.tasks import catalogue
+
+        settings = config.load()
+        task = next(iter(settings.tasks))
+        formats = catalogue(settings.task(task))
+        facts, split = load_facts(paths.facts(task, settings.seeds[0]))
+        loaded = models.load(settings.model.name, "cpu")
+        return Inputs(loaded, task, settings, facts, split, formats.forms(formats.training))
+
+    def cases(self, count: int):
+        """The first `count` facts to edit, to be patched."""
+        from lib.localize.nodes import Cases
+
+        chosen = [self.facts[i] for i in self.split.forget[:count]]
+        return Cases.of(self.loaded.tokenizer, self.forms, chosen)
+
+    def nodes(self) -> list:
+        """Every head and MLP."""
+        from lib.localize.nodes import heads_and_mlps
+
+        return heads_and_mlps(self.loaded.model)
+
+
 def work(method: str, contender: str, target: Path) -> dict:
     """Run one contender once for its scores and time, once for its operations."""
-    from lib import config, models, paths
-    from lib.facts.records import load_facts
-    from lib.facts.tasks import catalogue
-    from lib.localize.nodes import Cases, heads_and_mlps
-
-    settings = config.load()
-    task = next(iter(settings.tasks))
-    formats = catalogue(settings.task(task))
-    facts, split = load_facts(paths.facts(task, settings.seeds[0]))
-    loaded = models.load(settings.model.name, "cpu")
-    wanted = TRACING if method == "causal tracing" else ATTRIBUTION
-    chosen = [facts[i] for i in split.forget[: wanted["facts"]]]
-    forms, nodes = formats.forms(formats.training), heads_and_mlps(loaded.model)
-    cases = Cases.of(loaded.tokenizer, forms, chosen)
-
-    def run_for(some):
-        return _runner(method, contender, loaded, cases, some)
-
-    run = run_for(nodes)
-    sum(p.sum().item() for p in loaded.model.parameters())  # bring the weights into memory
+    inputs = Inputs.load()
+    run, operations = METHODS[method](contender, inputs)
+    sum(p.sum().item() for p in inputs.loaded.model.parameters())  # bring them into memory
     rate = _achievable()
     with _memory() as memory:
         started = time.perf_counter()
         rows = run()
         seconds = time.perf_counter() - started
-    value = "p_restored" if method == "causal tracing" else "score"
-    rows.sort_values(KEYS)[[*KEYS, value]].rename(columns={value: "value"}).to_csv(target)
+    rows.sort_values(KEYS)[[*KEYS, "value"]].to_csv(target)
     return {
         "seconds": seconds,
         "memory_mib": max(memory) - memory[0],
-        "gflop": _operations(run_for, nodes, sample=contender == "plain loop"),
+        "gflop": operations(),
         "achievable_gflops": rate,
     }
 
 
-def _runner(method: str, contender: str, loaded, cases, nodes):
-    from lib.localize import attribution, corruption, tracing
+def tracing(contender: str, inputs: Inputs):
+    """(run, operations) of exact causal tracing."""
+    cases, nodes = inputs.cases(TRACING["facts"]), inputs.nodes()
 
-    if method == "causal tracing":
-        from bench import plain
+    def run_for(some):
+        return trace(contender, inputs.loaded, cases, some)
 
-        trace = tracing.trace if contender == "ours" else plain.trace
-        return lambda: trace(loaded.model, cases, nodes, 3.0, TRACING["draws"], 0)
+    def operations() -> float:
+        if contender == "ours":
+            return _operations(lambda: run_for(nodes))
+        return _continued(run_for, nodes)
+
+    return lambda: run_for(nodes), operations
+
+
+def trace(contender: str, loaded, cases, nodes) -> pandas.DataFrame:
+    """Rows (*KEYS, value): the answer's probability with each node restored."""
+    from bench import plain
+    from lib.localize import tracing
+
+    run = tracing.trace if contender == "ours" else plain.trace
+    rows = run(loaded.model, cases, nodes, 3.0, TRACING["draws"], 0)
+    return rows.rename(columns={"p_restored": "value"})
+
+
+def attribution(contender: str, inputs: Inputs):
+    """(run, operations) of attribution patching."""
+    cases, nodes = inputs.cases(ATTRIBUTION["facts"]), inputs.nodes()
+
+    def run():
+        return attribute(contender, inputs.loaded, cases, nodes)
+
+    return run, lambda: _operations(run)
+
+
+def attribute(contender: str, loaded, cases, nodes) -> pandas.DataFrame:
+    """Rows (*KEYS, value): the estimated change of each logit difference."""
+    from bench import recipes
+    from lib.localize import attribution, corruption
+
     words = corruption.plain_tokens(loaded.tokenizer)
     arguments = cases, nodes, words, ATTRIBUTION["corruptions"], 0
     if contender == "ours":
-        return lambda: attribution.attribute(loaded.model, *arguments)
-    from bench import recipes
+        rows = attribution.attribute(loaded.model, *arguments)
+    else:
+        recipe = {"transformer_lens": recipes.transformer_lens, "nnsight": recipes.with_nnsight}
+        rows = recipe[contender](loaded, *arguments)
+    return rows.rename(columns={"score": "value"})
 
-    recipe = {"transformer_lens": recipes.transformer_lens, "nnsight": recipes.with_nnsight}
-    return lambda: recipe[contender](loaded, *arguments)
+
+def training(contender: str, inputs: Inputs):
+    """(run, operations) of the first steps of the edit of the fact-lookup set."""
+    import torch
+
+    from lib import paths, text
+    from lib.components import Localization
+    from lib.edit.train import EditData
+    from lib.facts.formats import encode
+
+    changed, kept = (
+        [inputs.facts[i] for i in ids] for ids in (inputs.split.forget, inputs.split.retain_train)
+    )
+    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+    prompts = encode(inputs.loaded.tokenizer, [f.prompt for f in changed + kept])
+    data = EditData(prompts, torch.tensor(targets), len(changed), text.load()["train"])
+    seed = inputs.settings.seeds[0]
+    chosen = Localization.load(paths.chosen(inputs.task, seed, "fact-lookup"))
+    settings = inputs.settings.edit.model_copy(update={"max_steps": STEPS})
+
+    def run():
+        return train(contender, inputs.loaded, chosen, data, settings, seed)
+
+    return run, lambda: _operations(run)
+
+
+def train(contender: str, loaded, chosen, data, settings, seed: int) -> pandas.DataFrame:
+    """Rows (*KEYS, value): each term of the loss before each step."""
+    from bench import plain
+    from lib.edit.train import train
+
+    if contender == "ours":
+        rows = train(loaded.model, chosen, data, settings, seed).log
+    else:
+        rows = plain.train(loaded.model, chosen, data, settings, seed)
+    rows = rows.rename(columns={"step": "id"})[["id", "edit", "retain", "text"]]
+    return rows.melt("id", var_name="kind").assign(layer=0, head=-1)
+
+
+METHODS = {"causal tracing": tracing, "attribution patching": attribution, "training": training}
 
 
 def _achievable() -> float:
@@ -123,20 +219,19 @@ def _memory():
         watcher.join()
 
 
-def _operations(run_for, nodes: list, sample: bool) -> float:
-    """10^9 floating-point operations of the matrix products of `run_for(nodes)`.
-
-    sample: every node takes the same passes, so those of two nodes tell the rest.
-    """
-    if sample:
-        one, two = (_operations(run_for, nodes[:n], False) for n in (1, 2))
-        return one + (len(nodes) - 1) * (two - one)
+def _operations(run) -> float:
+    """10^9 floating-point operations of the matrix products of `run()`."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    run = run_for(nodes)
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e9
+
+
+def _continued(run_for, nodes: list) -> float:
+    """Operations of `run_for(nodes)` where every node takes the same passes: two tell the rest."""
+    one, two = (_operations(lambda n=n: run_for(nodes[:n])) for n in (1, 2))
+    return one + (len(nodes) - 1) * (two - one)
 
 
 def compare() -> pandas.DataFrame:
@@ -176,7 +271,7 @@ def draw(table: pandas.DataFrame):
 
     from lib.figures import COLORBLIND
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 2.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
     labels = [f"{r.method}: {r.contender}" for r in table.itertuples()]
     colors = [COLORBLIND[0] if r.contender == "ours" else "0.6" for r in table.itertuples()]
     for axis, column, words in zip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import RELATION
+from conftest import RELATION, edit_settings
 
 from bench import recipes, speed
 from lib.localize.attribution import attribute
@@ -27,13 +27,13 @@ def test_recipes_give_our_attribution_scores(loaded, formats, records, recipe):
         assert theirs[column].to_numpy() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", speed.CONTENDERS)
-def test_all_contenders_of_the_bench_give_the_same_scores(llama, formats, records, method):
+@pytest.mark.parametrize("score", [speed.trace, speed.attribute])
+def test_all_contenders_of_the_bench_give_the_same_scores(llama, formats, records, score):
     cases = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[::20])
     nodes = [n for n in heads_and_mlps(llama.model) if n.layer in (1, 4)]
-    value = "p_restored" if method == "causal tracing" else "score"
+    method = "causal tracing" if score is speed.trace else "attribution patching"
     ours, *others = (
-        speed._runner(method, name, llama, cases, nodes)().set_index(KEYS)[value].sort_index()
+        score(name, llama, cases, nodes).set_index(KEYS).value.sort_index()
         for name in speed.CONTENDERS[method]
     )
     assert others and len(ours) == len(cases.ids) * len(nodes) and ours.nunique() > len(nodes)
@@ -42,16 +42,32 @@ def test_all_contenders_of_the_bench_give_the_same_scores(llama, formats, record
         assert theirs.to_numpy() == pytest.approx(ours.to_numpy(), rel=2e-3, abs=1e-4 * ours.max())
 
 
+def test_the_plain_trainer_takes_our_steps(family, fresh, middle, data):
+    ours, theirs = (fresh(family) for _ in range(2))
+    settings = edit_settings(strength=0.999)
+    first, second = (
+        speed.train(name, loaded, middle, data, settings, 0).set_index(KEYS).value
+        for name, loaded in (("ours", ours), ("plain loop", theirs))
+    )
+    assert len(first) == 3 * settings.max_steps and first.nunique() > settings.max_steps
+    assert second.to_numpy() == pytest.approx(first.to_numpy(), abs=1e-3)
+    start = dict(fresh(family).model.named_parameters())
+    pairs = zip(ours.model.named_parameters(), theirs.model.parameters(), strict=True)
+    for (name, a), b in pairs:
+        far = (a - b).abs().max()
+        assert far <= 0.1 * (a - start[name]).abs().max(), name
+
+
 def test_operations_of_the_plain_loop_are_those_of_two_nodes_continued(llama, formats, records):
     cases = Cases.of(llama.tokenizer, {RELATION: formats.training}, records[::20])
     nodes = heads_and_mlps(llama.model)[:5]
 
     def run_for(some):
-        return speed._runner("causal tracing", "plain loop", llama, cases, some)
+        return speed.trace("plain loop", llama, cases, some)
 
-    counted = speed._operations(run_for, nodes, sample=False)
+    counted = speed._operations(lambda: run_for(nodes))
     assert counted > 0
-    assert speed._operations(run_for, nodes, sample=True) == pytest.approx(counted, rel=1e-9)
+    assert speed._continued(run_for, nodes) == pytest.approx(counted, rel=1e-9)
 
 
 def test_memory_counts_what_is_held_only_for_a_while():
