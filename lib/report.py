@@ -17,7 +17,7 @@ import pandas
 
 from lib import config, paths
 from lib.figures import order
-from lib.results import sentence
+from lib.results import MEASURES, against_each, sentence
 
 LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
@@ -103,21 +103,22 @@ def _markdown(task: str) -> str:
 
 def findings(task: str) -> list[str]:
     """The questions of the compendium, answered in sentences computed from the tables."""
-    rows = pandas.read_csv(paths.tables(task) / "contrasts.csv").set_index(["question", "measure"])
+    folder = paths.tables(task)
+    rows = pandas.read_csv(folder / "contrasts.csv").set_index(["question", "measure"])
+    each = pandas.read_csv(folder / "pairwise.csv")
     sides = {
         "early-late": ("early windows", "late windows"),
         "lookup-depth": ("fact lookup", "depth-matched controls"),
-        "lookup-swapped": ("fact lookup", "the other task's lookup layers"),
-        "lookup-output": ("fact lookup", "sets by effect on the output"),
     }
-    measures = {
-        "transfer": "New answer in another vocabulary",
-        "heldout": "Old answer back after relearning, half not taught",
-    }
-    return [
+    questions = [
         sentence(rows.loc[question, measure], words, *sides[question])
         for question in sides
-        for measure, words in measures.items()
+        for measure, words in MEASURES.items()
+    ]
+    level = config.load().statistics.level
+    return questions + [
+        against_each(each[each.measure == measure], words, level)
+        for measure, words in MEASURES.items()
     ]
 
 

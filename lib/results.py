@@ -1,31 +1,39 @@
 """From per-fact rows to the tables behind every figure and every sentence.
 
 `collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate
-with its interval; `tidy` joins them into the one results table; `contrasts` answers the two
+with its interval; `tidy` joins them into the one results table. `contrasts` answers the two
 questions of the compendium: early against late windows, and fact lookup against its depth-matched
-controls. Edits that did not reach the strength, and attacks that failed their gates, are reported
-but never averaged into a comparison.
+controls; `pairwise` sets fact lookup against every other localization. Edits that did not reach
+the strength, and attacks that failed their gates, are reported but never averaged into a
+comparison.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas
 
 from lib import paths
 from lib.attacks.formats import answerable, vocabulary_formats
+from lib.comparisons import area, holm, over_seeds, versus
 from lib.components import Localization
 from lib.config import Settings
 from lib.edit import delta
 from lib.facts.records import load_facts
 from lib.facts.tasks import catalogue
-from lib.localize.select import RANKED, mean_depth
-from lib.stats import Estimate, estimate, luck, paired_difference, recovery
+from lib.localize.select import mean_depth
+from lib.stats import Estimate, estimate, luck, recovery
 
 UNEDITED = "unedited"
 COLUMNS = ["model", "task", "localization", "seed", "attack", "format", "split", "metric"]
 COLUMNS += ["layer", "step", "value", "low", "high", "n"]
+MEASURES = {
+    "transfer": "New answer in another vocabulary",
+    "heldout": "Old answer back after relearning, half not taught",
+}
+VERSUS = ["value", "low", "high", "n", "a_value", "a_low", "a_high", "b_value", "b_low", "b_high"]
+VERSUS += ["size", "p"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,16 @@ def relearn_table(data: Collected, settings: Settings) -> pandas.DataFrame:
     return _estimates(groups, "true_accuracy", settings).assign(metric="true_accuracy")
 
 
+def relearn_areas(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Area under each fact's curve of true answers during the attack, by localization and split:
+    high if they come back early, whatever the last step shows."""
+    rows = data.relearned.assign(hit=data.relearned.answer == data.relearned.true)
+    rows = rows.sort_values("step").groupby(["localization", "split", "id"])
+    areas = rows.apply(lambda g: area(g.step, g.hit), include_groups=False).rename("area")
+    groups = areas.reset_index().groupby(["localization", "split"])
+    return _estimates(groups, "area", settings).assign(metric="area")
+
+
 def gates(relearned: pandas.DataFrame, settings: Settings) -> dict[str, str]:
     """{localization: "" if the attack succeeded, else why it does not count}."""
     wanted = settings.attack_relearn
@@ -192,20 +210,39 @@ def unedited_accuracy(data: Collected) -> float:
 
 
 def position_table(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """Transfer and recovery against depth, for fact lookup, its controls and all windows."""
-    transfer, where, rows = transfer_by_fact(data), place(data), []
+    """Transfer and recovery against depth, for fact lookup, its controls and all windows; the
+    interval is over facts, seed_low to seed_high over the means of the seeds, if there are
+    several."""
+    where, rows, parts = place(data), [], _by_seed(data)
+    measures = {"transfer": transfer_of, "recovery": recovery_of}
     for name in data.sets:
         if name in ("all-mlps", "nonlocalized"):
             continue
-        moved = estimate(transfer[name], settings.statistics.level, settings.statistics.resamples)
-        for measure, found in (
-            ("transfer", moved),
-            ("recovery", recovery_of(data, name, settings)),
-        ):
-            rows.append(
-                {"localization": name, "measure": measure} | vars(found) | dict(where.loc[name])
-            )
+        for measure, of in measures.items():
+            found = of(data, name, settings)
+            each = [of(part, name, settings).value for part in parts] if len(parts) > 1 else []
+            low, high = over_seeds(each, settings.statistics.level)
+            row = {"localization": name, "measure": measure} | vars(found) | dict(where.loc[name])
+            rows.append(row | {"seed_low": low, "seed_high": high})
     return pandas.DataFrame(rows)
+
+
+def transfer_of(data: Collected, name: str, settings: Settings) -> Estimate:
+    """Mean of `transfer_by_fact` for one localization."""
+    facts = transfer_by_fact(data)[name]
+    return estimate(facts, settings.statistics.level, settings.statistics.resamples)
+
+
+def _by_seed(data: Collected) -> list[Collected]:
+    """The same, one seed at a time."""
+    return [
+        replace(
+            data,
+            asked=data.asked[data.asked.seed == seed],
+            relearned=data.relearned[data.relearned.seed == seed],
+        )
+        for seed in data.asked.seed.unique()
+    ]
 
 
 def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
@@ -250,47 +287,60 @@ def windows(data: Collected, third: str) -> list[str]:
     return found
 
 
-def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """Paired differences over facts: rows (question, measure, a, b, difference with interval).
-
-    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
-    minus the mean of its depth-matched controls; lookup-swapped: minus the other task's lookup
-    layers; lookup-output: minus the mean of the sets by effect on the output. Only edits that
-    reached the strength count, and for `heldout` (true answers on the half not taught, after
-    relearning) only attacks that passed their gates.
-    """
+def by_fact(data: Collected, settings: Settings) -> dict[str, pandas.DataFrame]:
+    """{measure: fact id x localization}, of the localizations that count: edits that reached the
+    strength (`transfer`) and whose relearning attack passed its gates as well (`heldout`)."""
     reached = set(place(data).query("reached").index)
     passed = {n for n, why in gates(relearn_table(data, settings), settings).items() if not why}
-    depth = [n for n in data.sets if n.startswith("depth-matched-mlps")]
-    pairs = {
-        "early-late": (windows(data, "early"), windows(data, "late")),
-        "lookup-depth": (["fact-lookup"], depth),
-        "lookup-swapped": (["fact-lookup"], ["fact-lookup-swapped"]),
-        "lookup-output": (["fact-lookup"], list(RANKED)),
-    }
     tables = {
         "transfer": (transfer_by_fact(data), reached),
         "heldout": (heldout_by_fact(data, settings), reached & passed),
     }
-    level, resamples = settings.statistics.level, settings.statistics.resamples
-    rows = []
+    return {m: table[[n for n in data.sets if n in ok]] for m, (table, ok) in tables.items()}
+
+
+def contrasts(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """The two questions, as paired differences over facts: rows (question, measure, a, b, columns
+    of `comparisons.versus`).
+
+    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
+    minus the mean of its depth-matched controls. Measures and what counts: see `by_fact`.
+    """
+    depth = [n for n in data.sets if n.startswith("depth-matched-mlps")]
+    pairs = {
+        "early-late": (windows(data, "early"), windows(data, "late")),
+        "lookup-depth": (["fact-lookup"], depth),
+    }
+    rows, tables = [], by_fact(data, settings)
     for question, sides in pairs.items():
-        for measure, (table, counts) in tables.items():
-            a, b = ([n for n in side if n in counts] for side in sides)
+        for measure, table in tables.items():
+            a, b = ([n for n in side if n in table] for side in sides)
             row = {"question": question, "measure": measure, "a": " ".join(a), "b": " ".join(b)}
             if a and b:
-                left, right = table[a].mean(axis=1), table[b].mean(axis=1)
-                mean_a, mean_b = (estimate(x, level, resamples) for x in (left, right))
-                found = paired_difference(left, right, level, resamples)
-                row |= vars(found) | _prefixed("a", mean_a) | _prefixed("b", mean_b)
+                row |= _versus(table[a].mean(axis=1), table[b].mean(axis=1), settings)
             rows.append(row)
-    columns = ["question", "measure", "a", "b", "value", "low", "high", "n"]
-    columns += [f"{side}_{part}" for side in "ab" for part in ("value", "low", "high")]
-    return pandas.DataFrame(rows, columns=columns)
+    return pandas.DataFrame(rows, columns=["question", "measure", "a", "b", *VERSUS])
 
 
-def _prefixed(side: str, found: Estimate) -> dict:
-    return {f"{side}_{k}": v for k, v in vars(found).items() if k != "n"}
+def pairwise(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Fact lookup against every other localization: rows (measure, localization, columns of
+    `comparisons.versus`, p_corrected); Holm's correction runs over the localizations of a measure.
+    """
+    rows = []
+    for measure, table in by_fact(data, settings).items():
+        others = [n for n in table if n != "fact-lookup"] if "fact-lookup" in table else []
+        made = [
+            {"measure": measure, "localization": n}
+            | _versus(table["fact-lookup"], table[n], settings)
+            for n in others
+        ]
+        corrected = holm([row["p"] for row in made])
+        rows += [row | {"p_corrected": p} for row, p in zip(made, corrected)]
+    return pandas.DataFrame(rows, columns=["measure", "localization", *VERSUS, "p_corrected"])
+
+
+def _versus(a: pandas.Series, b: pandas.Series, settings: Settings) -> dict:
+    return versus(a, b, settings.statistics.level, settings.statistics.resamples)
 
 
 def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
@@ -298,7 +348,10 @@ def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
     ("all")."""
     training = next(iter(data.answerable))
     formats = format_table(data, settings).assign(attack="formats")
-    relearned = relearn_table(data, settings).assign(attack="relearn", format=training)
+    relearned = [
+        table.assign(attack="relearn", format=training)
+        for table in (relearn_table(data, settings), relearn_areas(data, settings))
+    ]
     position = position_table(data, settings).query("measure == 'recovery'")
     recovered = position.assign(
         attack="relearn",
@@ -310,9 +363,9 @@ def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
     effects = side_effect_table(data, settings).query("measure != 'retained'")
     effects = effects.assign(attack="side-effects", metric=effects.measure, split="text")
     cards = data.cards.melt(
-        ["localization", "seed"], ["strength", "steps", "weights"], var_name="metric"
+        ["localization", "seed"], ["strength", "steps", "seconds", "weights"], var_name="metric"
     ).assign(attack="edit", format=training, split="forget")
-    parts = [cards, formats, relearned, recovered, effects]
+    parts = [cards, formats, *relearned, recovered, effects]
     table = pandas.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
     table["model"], table["task"] = settings.model.name, data.task
     table["seed"] = [("all" if pandas.isna(s) else str(int(s))) for s in table.seed]
@@ -335,3 +388,22 @@ def sentence(row, what: str, a: str, b: str) -> str:
     verdict = "" if sure else ", no clear difference"
     interval = f"[{row.low:+.2f}, {row.high:+.2f}]"
     return f"{what}: {compared}; difference {row.value:+.2f} {interval}{verdict}"
+
+
+def against_each(rows: pandas.DataFrame, what: str, level: float = 0.95) -> str:
+    """`pairwise` of one measure in words: where fact lookup is higher or lower after Holm's
+    correction."""
+    if rows.empty:
+        return f"{what}: no comparison, no edit of fact lookup counts"
+    sure = rows[rows.p_corrected < 1 - level]
+    groups = {
+        "higher than": sure[sure.value > 0],
+        "lower than": sure[sure.value < 0],
+        "no clear difference from": rows.drop(sure.index),
+    }
+    parts = [
+        f"{words} " + ", ".join(f"`{r.localization}` ({r.value:+.2f})" for r in part.itertuples())
+        for words, part in groups.items()
+        if len(part)
+    ]
+    return f"{what}, fact lookup against each other set (Holm-corrected): {'; '.join(parts)}"

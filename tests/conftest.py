@@ -13,7 +13,7 @@ from lib.components import Component, Localization, sizes
 from lib.config import Edit
 from lib.edit.train import EditData
 from lib.facts.build import ask_table, label_tokens, make_records
-from lib.facts.formats import Catalogue, Format, FormatSet, encode, load_formats
+from lib.facts.formats import Catalogue, Format, FormatSet, load_formats
 from lib.facts.records import make_split
 from lib.facts.tables import load_table
 from lib.packing import Runner
@@ -141,13 +141,9 @@ def split(records):
 @pytest.fixture(scope="session")
 def data(llama, records, split, passages):
     """The tiny split as training data; all families share its tokens."""
-    import torch
-
     facts = {f.id: f for f in records}
     changed, kept = ([facts[i] for i in ids] for ids in (split.forget, split.retain_train))
-    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
-    prompts = encode(llama.tokenizer, [f.prompt for f in changed + kept])
-    return EditData(prompts, torch.tensor(targets), len(changed), passages)
+    return EditData.of(llama.tokenizer, changed, kept, passages)
 
 
 def edit_settings(**changes) -> Edit:

@@ -191,9 +191,9 @@ def test_a_misspelt_name_to_compare_names_the_closest(raw, refuses):
 
 
 def test_a_localization_that_is_gone_cannot_be_compared(raw, refuses):
-    del raw["localizations"]["mlp-window-6"]
-    assert "mlp-window-6" in raw["compare"]
-    with refuses(ValueError, "unknown localization 'mlp-window-6'", "use a key of `localizations`"):
+    gone = raw["compare"][-1]
+    del raw["localizations"][gone]
+    with refuses(ValueError, f"unknown localization '{gone}'", "use a key of `localizations`"):
         config.parse(raw)
 
 
@@ -209,13 +209,11 @@ def test_a_single_task_has_nothing_to_swap_with(raw, refuses):
     with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'"):
         config.parse(raw)
     del raw["localizations"]["fact-lookup-swapped"]
-    raw["compare"].remove("fact-lookup-swapped")
     assert list(config.parse(raw).tasks) == [TASK]
 
 
 def test_without_swapped_layers_nobody_asks_for_a_partner(raw):
     del raw["localizations"]["fact-lookup-swapped"]
-    raw["compare"].remove("fact-lookup-swapped")
     raw["tasks"][TASK]["swap_with"] = None
     assert config.parse(raw).task(TASK).swap_with is None
 

@@ -11,7 +11,6 @@ from lib.components import Component, Localization, sizes
 from lib.edit import delta
 from lib.edit.losses import Sampler, losses, make_step
 from lib.edit.train import EditData, fingerprint, mean_strength, train, trainable
-from lib.facts.formats import encode
 from lib.packing import Runner
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -59,6 +58,18 @@ def test_strength_equals_the_plain_mean_probability(loaded, data):
     each = [(-plain_nll(loaded.model, s, t)).exp() for s, t in zip(full, data.targets)]
     found = mean_strength(Runner(loaded.model, 2), data)
     assert found == pytest.approx(torch.stack(each).mean().item(), rel=1e-3)
+
+
+def test_facts_to_change_get_new_answers_and_the_others_keep_theirs(llama, records):
+    changed, kept = records[:3], records[5:9]
+    made = EditData.of(llama.tokenizer, changed, kept, [(1, 2)])
+    whole = [[*made.prompts.prefix, *s] for s in made.prompts.suffixes]
+    assert [llama.tokenizer.decode(ids) for ids in whole] == [
+        llama.tokenizer.decode(llama.tokenizer(f.prompt).input_ids) for f in changed + kept
+    ]
+    wanted = [f.edit for f in changed] + [f.true for f in kept]
+    assert [llama.tokenizer.decode(t).strip() for t in made.targets] == wanted
+    assert (made.n_changed, made.passages) == (3, [(1, 2)])
 
 
 def test_a_sampler_gives_every_item_once_per_round():
@@ -166,9 +177,7 @@ def test_strength_rises_until_it_is_reached(batch, pupil, known, known_split):
     changed, kept = (
         [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
     )
-    prompts = encode(pupil.tokenizer, [f.prompt for f in changed + kept])
-    targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
-    facts = EditData(prompts, torch.tensor(targets), len(changed), [])
+    facts = EditData.of(pupil.tokenizer, changed, kept, [])
     early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
     start = mean_strength(Runner(pupil.model), facts)
     wanted = edit_settings(max_steps=100, check_every=5, batch_facts=batch, batch_retain=12)

@@ -37,12 +37,8 @@ def card(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@torch.no_grad()
-def apply(loaded, folder: Path) -> dict[str, Tensor]:
-    """Put a stored edit onto its base model, in place; returns the old values for `restore`.
-
-    ValueError if the delta was made from other weights.
-    """
+def check(loaded, folder: Path) -> None:
+    """ValueError if the edit was made from other weights than the loaded model's."""
     made_from = card(folder)["base_checksum"]
     if made_from != loaded.checksum:
         raise ValueError(
@@ -50,6 +46,15 @@ def apply(loaded, folder: Path) -> dict[str, Tensor]:
             f"{loaded.checksum[:12]}...: "
             "load the model named on its card, or make the edit again"
         )
+
+
+@torch.no_grad()
+def apply(loaded, folder: Path) -> dict[str, Tensor]:
+    """Put a stored edit onto its base model, in place; returns the old values for `restore`.
+
+    ValueError if the delta was made from other weights.
+    """
+    check(loaded, folder)
     parameters = dict(loaded.model.named_parameters())
     old = {}
     for name, value in load_file(folder / DELTA).items():

@@ -4,7 +4,7 @@
     python -m lib.edit.export --undo FOLDER
 
 The stored edit is put onto the base model named on its card and saved as an ordinary Hugging Face
-folder (weights, tokenizer, config, and the edit itself), which `AutoModelForCausalLM` loads and
+folder (weights, tokenizer, config, and the edit's card), which `AutoModelForCausalLM` loads and
 `model.name` in params.yaml takes. `--undo` gives the folder the base model's bytes back.
 """
 
@@ -32,21 +32,19 @@ def export(edit: Path, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _save(loaded, partial)
-    for name in (delta.CARD, delta.DELTA):
-        shutil.copy(edit / name, partial / name)
+    shutil.copy(edit / delta.CARD, partial / delta.CARD)
     partial.rename(folder)
 
 
 def undo(folder: Path) -> None:
-    """Give an exported folder the base model's weights back, bit for bit, and drop the edit.
+    """Give an exported folder the base model's weights back, bit for bit, and drop the card.
 
     ValueError if the base model is no longer the one the edit was made from.
     """
     loaded = models.load(delta.card(folder)["model"], "cpu")
-    delta.restore(loaded.model, delta.apply(loaded, folder))  # refuses other weights
+    delta.check(loaded, folder)
     _save(loaded, folder)
-    for name in (delta.CARD, delta.DELTA):
-        (folder / name).unlink()
+    (folder / delta.CARD).unlink()
 
 
 def _save(loaded, folder: Path) -> None:

@@ -11,6 +11,7 @@ every weight outside the localization is asserted to be bit-identical.
 
 from __future__ import annotations
 
+import time
 import zlib
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from tqdm.auto import tqdm
 from lib.components import Localization, matrices, single_matrices
 from lib.config import Edit
 from lib.edit.losses import Sampler, make_step, mean, term_nll
+from lib.facts.formats import encode
+from lib.facts.records import FactRecord
 from lib.packing import Prompts, Runner
 
 
@@ -38,19 +41,32 @@ class EditData:
     n_changed: int
     passages: list[tuple[int, ...]]
 
+    @staticmethod
+    def of(
+        tokenizer,
+        changed: list[FactRecord],
+        kept: list[FactRecord],
+        passages: list[tuple[int, ...]],
+    ) -> EditData:
+        """Give `changed` facts their new answers and `kept` ones their true answers."""
+        targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+        prompts = encode(tokenizer, [f.prompt for f in changed + kept])
+        return EditData(prompts, torch.tensor(targets), len(changed), passages)
+
 
 @dataclass(frozen=True)
 class EditResult:
     """How an edit went.
 
     log: one row per step; steps: how many were taken; strength: mean p(new answer) at the end;
-    reached: whether that is at least the strength asked for.
+    reached: whether that is at least the strength asked for; seconds: wall time of training.
     """
 
     log: pandas.DataFrame
     steps: int
     strength: float
     reached: bool
+    seconds: float
 
 
 def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter]:
@@ -64,6 +80,7 @@ def train(
     model, localization: Localization, data: EditData, settings: Edit, seed: int
 ) -> EditResult:
     """Edit `model` in place; only the localization's matrices change (asserted)."""
+    started = time.perf_counter()
     weights = trainable(model, localization)
     before = fingerprint(model, except_for=set(weights))
     runner = Runner(model, localization.first_layer)
@@ -113,7 +130,8 @@ def train(
             f"weights outside localization '{localization.name}' changed: this is a bug"
         )
     table = pandas.DataFrame(log, columns=["step", "edit", "retain", "text", "strength"])
-    return EditResult(table, len(log), strength, strength >= settings.strength)
+    seconds = time.perf_counter() - started
+    return EditResult(table, len(log), strength, strength >= settings.strength, seconds)
 
 
 def mean_strength(runner: Runner, data: EditData) -> float:
