@@ -65,6 +65,7 @@ def summary(task: str) -> pandas.DataFrame:
         {
             "weights (M)": (edits.weights / 1e6).round(1),
             "steps": edits.steps.round().astype(int),
+            "seconds": edits.seconds.round().astype(int),
             "strength": edits.strength.round(3),
             "transfer": shown["transfer"].fillna(""),
             "recovery": shown["recovery"].fillna(""),
