@@ -137,9 +137,7 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
         axis.axhline(chance, **CHANCE)
         axis.set_ylabel(words[measure])
         axis.set_ylim(min(-0.12, rows.low.min() - 0.05), 1.12)
-    axes[1].legend(
-        title="circles: windows", fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
-    )
+    axes[1].legend(title="circles: windows", fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.supxlabel(
         "mean depth of the trained MLP layers, 0 first to 1 last "
         "(dashed: unedited model, dotted: chance; hollow: below the edit strength)",
