@@ -155,7 +155,7 @@ def training(contender: str, inputs: Inputs):
     data = EditData.of(inputs.loaded.tokenizer, changed, kept, text.load()["train"])
     seed = inputs.settings.seeds[0]
     chosen = Localization.load(paths.chosen(inputs.task, seed, "fact-lookup"))
-    settings = inputs.settings.edit.model_copy(update={"max_steps": STEPS})
+    settings = inputs.settings.edit.pairs()[0].model_copy(update={"max_steps": STEPS})
 
     def run():
         return train(contender, inputs.loaded, chosen, data, settings, seed)

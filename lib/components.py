@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 KINDS = ("mlp", "attention")
+OUTPUT_MATRICES = ("down_proj", "c_proj", "dense_4h_to_h")  # the last matrix of an MLP, by family
 
 
 @dataclass(frozen=True, order=True)

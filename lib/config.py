@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +29,7 @@ METHODS = (
     "depth-matched-mlps",
     "mlp-window",
     "literal",
+    "rome",
     "all-mlps",
     "nonlocalized",
 )
@@ -63,8 +64,13 @@ class Task(_Block):
     swap_with: str | None = None
     per_label: int | None = Field(default=None, ge=1)
     edit_column: str | None = None
+    change: Literal["new-answer", "forget"] = "new-answer"
+    forget_label: str | None = None
+    edit_to: str | None = None
+    edit_half: bool = False
+    published: Literal["athletes", "whole-sport", "counterfact-16", "counterfact-64"] | None = None
     min_probability: float = Field(ge=0, lt=1)
-    forget: int = Field(ge=2)
+    forget: int | None = Field(ge=2)
     fewshot: int = Field(ge=0)
     retain_train: float = Share
     retain_val: float = Share
@@ -125,11 +131,7 @@ class LocalizationSettings(_Block):
     attention: list[int] = []
 
 
-class Edit(_Block):
-    """The one trainer's settings, the same for every localization."""
-
-    lr: float = Field(gt=0)
-    weight_edit: float = Field(ge=0)
+class _Trainer(_Block):
     weight_retain: float = Field(ge=0)
     weight_text: float = Field(ge=0)
     batch_facts: int = Field(ge=1)
@@ -138,6 +140,78 @@ class Edit(_Block):
     max_steps: int = Field(ge=0)
     check_every: int = Field(ge=1)
     strength: float = Share
+
+
+class Edit(_Trainer):
+    """The one trainer's settings for one run."""
+
+    lr: float = Field(gt=0)
+    weight_edit: float = Field(ge=0)
+
+
+class EditGrid(_Trainer):
+    """The trainer's settings with the grid that learning rate and edit weight are chosen from."""
+
+    choose: Literal["grid", "published"] = "grid"
+    published_model: Literal["gemma-7b", "gemma-2-9b", "llama-3-8b"] | None = None
+    lr: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    weight_edit: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    validation_facts: int = Field(ge=2)
+    validation_passages: int = Field(ge=1)
+    validation_every: int = Field(ge=1)
+    keep_retained: float = Share
+    keep_text: float = Field(gt=0)
+
+    def run(self, lr: float, weight_edit: float) -> Edit:
+        """Settings of one run."""
+        shared = {name: getattr(self, name) for name in _Trainer.model_fields}
+        return Edit(**shared, lr=lr, weight_edit=weight_edit)
+
+    def pairs(self) -> list[Edit]:
+        """Settings of every pair of the grid."""
+        return [self.run(lr, weight) for lr in self.lr for weight in self.weight_edit]
+
+
+class Rome(_Block):
+    """The closed-form edit: how the vector to write is found, and how stiff the matrix is."""
+
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    value_strength: float = Share
+    decay: float = Field(ge=0)
+    ridge: float = Field(gt=0)
+    strength: float = Share
+
+
+class WeightMasks(_Block):
+    """Masks on the weights of a localization, learned to forget; how many are then set to zero."""
+
+    tasks: list[str]
+    compare: list[str]
+    weight_edit: float = Field(ge=0)
+    steps: int = Field(ge=1)
+    step_length: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1)
+    batch_facts: int = Field(ge=1)
+    batch_retain: int = Field(ge=1)
+    batch_passages: int = Field(ge=1)
+    counts: list[int] = Field(min_length=1)
+
+
+class Sequential(_Block):
+    """Batches of facts edited one after another."""
+
+    tasks: list[str]
+    compare: list[str]
+    batches: int = Field(ge=1)
+
+
+class Scaling(_Block):
+    """How many facts can be edited at once."""
+
+    tasks: list[str]
+    compare: list[str]
+    sizes: list[int] = Field(min_length=1)
 
 
 class AttackFormats(_Block):
@@ -181,7 +255,11 @@ class Settings(_Block):
     fact_lookup: FactLookup
     localizations: dict[str, LocalizationSettings]
     compare: list[str] = Field(min_length=1)
-    edit: Edit
+    edit: EditGrid
+    rome: Rome
+    weight_masks: WeightMasks
+    sequential: Sequential
+    scaling: Scaling
     attack_formats: AttackFormats
     attack_relearn: Relearn
     statistics: Statistics
@@ -226,11 +304,10 @@ def parse(raw: dict) -> Settings:
         raise ValueError(
             "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
         )
-    for name in settings.compare:
-        settings.localization(name)
-    twice = [n for n in settings.compare if settings.compare.count(n) > 1]
-    if twice:
-        raise ValueError(f"`compare` lists '{twice[0]}' twice: delete one of the two lines")
+    for block in (settings.weight_masks, settings.sequential, settings.scaling):
+        for name in block.tasks:
+            settings.task(name)
+    _check_names(settings)
     for name, task in settings.tasks.items():
         _check_task(name, task, settings)
         if task.retain_train + task.retain_val >= 1:
@@ -238,6 +315,11 @@ def parse(raw: dict) -> Settings:
                 f"retain_train and retain_val of task '{name}' leave no facts for the test: "
                 "lower them so that their sum is below 1"
             )
+    if settings.edit.choose == "published" and not settings.edit.published_model:
+        raise ValueError(
+            "edit.choose is published but edit.published_model is not set: name one of the paper's "
+            "models"
+        )
     reads = settings.attack_relearn.read_at
     if (
         reads[:1] != [0]
@@ -250,11 +332,39 @@ def parse(raw: dict) -> Settings:
     return settings
 
 
+def _check_names(settings: Settings) -> None:
+    lists = {"compare": settings.compare}
+    lists |= {f"{b}.compare": getattr(settings, b).compare for b in ("weight_masks", "scaling")}
+    lists["sequential.compare"] = settings.sequential.compare
+    for where, names in lists.items():
+        for name in names:
+            settings.localization(name)
+        twice = [n for n in names if names.count(n) > 1]
+        if twice:
+            raise ValueError(f"`{where}` lists '{twice[0]}' twice: delete one of the two lines")
+    absent = [n for n in settings.sequential.compare if n not in settings.compare]
+    if settings.sequential.tasks and absent:
+        raise ValueError(
+            f"`sequential.compare` lists '{absent[0]}', which `compare` does not: its settings "
+            "come from the single edit, add it there"
+        )
+
+
 def _check_task(name: str, task: Task, settings: Settings) -> None:
     needed = ("formats", "never_known", "subject_column", "label_column")
     lacking = [n for n in needed if task.source == "table" and getattr(task, n) is None]
     if lacking:
         raise ValueError(f"task '{name}' lacks the parameter '{lacking[0]}': add it")
+    if task.forget is None and task.forget_label is None:
+        raise ValueError(
+            f"task '{name}' forgets neither a number of facts nor a label: set `forget` to a "
+            "number, or `forget_label` to a label"
+        )
+    if settings.edit.choose == "published" and not task.published:
+        raise ValueError(
+            f"task '{name}' does not say which published settings to take: set `published`, or "
+            "`edit.choose` to grid"
+        )
     swapped = [n for n, b in settings.localizations.items() if b.method == "fact-lookup-swapped"]
     if swapped and task.swap_with not in {*settings.tasks} - {name}:
         raise ValueError(

@@ -67,6 +67,14 @@ def score_facts(
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
+def score_in_formats(
+    runner: Runner, tokenizer, forms: dict[str, dict[str, Format]], facts: list[FactRecord]
+) -> pandas.DataFrame:
+    """`score_facts` in several formats, {name: {relation: format}}, one below the other."""
+    parts = [score_facts(runner, tokenizer, mine, facts) for mine in forms.values()]
+    return pandas.concat([part for part in parts if len(part)], ignore_index=True)
+
+
 @torch.no_grad()
 def text_losses(
     runner: Runner,

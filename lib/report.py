@@ -17,7 +17,7 @@ import pandas
 
 from lib import config, paths
 from lib.figures import order
-from lib.results import MEASURES, against_each, sentence
+from lib.results import against_each, measures, sentence
 
 LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
@@ -104,9 +104,10 @@ def _markdown(task: str) -> str:
 
 def findings(task: str) -> list[str]:
     """The questions of the compendium, answered in sentences computed from the tables."""
-    folder = paths.tables(task)
+    folder, settings = paths.tables(task), config.load()
     rows = pandas.read_csv(folder / "contrasts.csv").set_index(["question", "measure"])
     each = pandas.read_csv(folder / "pairwise.csv")
+    words_of = measures(settings.task(task).change == "forget")
     sides = {
         "early-late": ("early windows", "late windows"),
         "lookup-depth": ("fact lookup", "depth-matched controls"),
@@ -114,12 +115,11 @@ def findings(task: str) -> list[str]:
     questions = [
         sentence(rows.loc[question, measure], words, *sides[question])
         for question in sides
-        for measure, words in MEASURES.items()
+        for measure, words in words_of.items()
     ]
-    level = config.load().statistics.level
     return questions + [
-        against_each(each[each.measure == measure], words, level)
-        for measure, words in MEASURES.items()
+        against_each(each[each.measure == measure], words, settings.statistics.level)
+        for measure, words in words_of.items()
     ]
 
 

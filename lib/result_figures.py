@@ -208,3 +208,187 @@ def pairwise(table: pandas.DataFrame, words: dict[str, str], level: float, title
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
     figure.tight_layout()
     return figure
+
+
+def frontier(table: pandas.DataFrame, strength: float, title: str):
+    """What reaching a strength costs, on validation facts: one line per localization and pair of
+    settings, the chosen pair bold.
+
+    table: rows (localization, seed, lr, weight_edit, step, strength, retained, text, chosen,
+    depth); strength: where edits stop.
+    """
+    panels = {
+        "retained": "probability of retained answers,\nshare of the unedited model's",
+        "text": "loss on text not trained on,\nadded nats per token",
+    }
+    names = order(table.localization.unique())
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
+    for axis, (column, words) in zip(axes, panels.items()):
+        for name in names:
+            mine = table[table.localization == name]
+            look = style(name, mine.depth.iloc[0])
+            for (*_, chosen), rows in mine.groupby(["seed", "lr", "weight_edit", "chosen"]):
+                width, shade = (2, 1.0) if chosen else (0.7, 0.35)
+                axis.plot(
+                    rows.strength, rows[column], "-", color=look["color"], lw=width, alpha=shade
+                )
+                end = rows.iloc[-1]
+                axis.plot(
+                    end.strength,
+                    end[column],
+                    look["marker"],
+                    color=look["color"],
+                    alpha=shade,
+                    ms=7 if chosen else 4,
+                    label=label(name) if chosen else None,
+                )
+        axis.axhline(1.0 if column == "retained" else 0.0, **UNEDITED)
+        axis.axvline(strength, color="0.7", lw=0.8)
+        axis.set_ylabel(words, fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    axes[1].legend(
+        unique.values(), unique.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
+    )
+    figure.supxlabel(
+        "strength of the edit on validation facts (bold: the chosen settings; thin: other pairs of "
+        "the grid; dashed: unedited model; vertical: where edits stop)",
+        fontsize=9,
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def removals(table: pandas.DataFrame, chance: float, title: str):
+    """Forgetting against the number of removed weights: one column per order of removal, the
+    training prompt above and other answer words below.
+
+    table: rows (localization, count, kind, split, value, low, high), splits forget and
+    retain_test.
+    """
+    words = {"retain_test": "retained facts", "forget": "facts to forget"}
+    figure, axes = _against(table, "count", words, "answered truly")
+    for axis in axes.flat:
+        axis.axhline(chance, **CHANCE)
+        axis.set_xscale("symlog", linthresh=max(table["count"][table["count"] > 0].min(), 1))
+    figure.supxlabel("number of weights set to zero (dotted: chance)", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+def scaling(table: pandas.DataFrame, title: str):
+    """New answers and retained facts against the number of facts edited at once; table: rows
+    (localization, facts, kind, split, value, low, high)."""
+    words = {"retain_test": "retained facts, true answer", "forget": "edited facts, new answer"}
+    figure, axes = _against(table, "facts", words, "answered so")
+    for axis in axes.flat:
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(table.facts.unique()))
+        axis.xaxis.set_major_formatter("{x:.0f}")
+    figure.supxlabel("number of facts edited at once", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+def _against(table: pandas.DataFrame, x: str, words: dict[str, str], what: str):
+    """(figure, axes): one column per localization, one row per kind of format, one line with
+    interval per split against column `x`."""
+    names, kinds = list(dict.fromkeys(table.localization)), list(dict.fromkeys(table.kind))
+    size = (3.1 * len(names) + 0.8, 2.4 * len(kinds) + 0.9)
+    figure, axes = plt.subplots(
+        len(kinds), len(names), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    lines = {"retain_test": (COLORBLIND[2], "-.", "s"), "forget": (COLORBLIND[3], "-", "o")}
+    for row, kind in enumerate(kinds):
+        for axis, name in zip(axes[row], names):
+            mine = table[(table.localization == name) & (table.kind == kind)]
+            for split, (color, line, marker) in lines.items():
+                rows = mine[mine.split == split].sort_values(x)
+                axis.fill_between(rows[x], rows.low, rows.high, color=color, alpha=0.2, lw=0)
+                axis.plot(
+                    rows[x], rows.value, line, color=color, marker=marker, ms=3, label=words[split]
+                )
+            axis.set(ylim=(-0.04, 1.04))
+            if row == 0:
+                axis.set_title(label(name), fontsize=9)
+        axes[row][0].set_ylabel(f"{what},\n{kind}", fontsize=9)
+    axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure, axes
+
+
+def batches(table: pandas.DataFrame, title: str):
+    """Share of new answers of every batch after each edit: one column per localization, the
+    training prompt above and other answer words below.
+
+    table: rows (localization, kind, batch, after, value, low, high); batch 0: retained facts, the
+    share answered truly.
+    """
+    names, kinds = list(dict.fromkeys(table.localization)), list(dict.fromkeys(table.kind))
+    size = (3.8 * len(names) + 1, 2.4 * len(kinds) + 1)
+    figure, axes = plt.subplots(
+        len(kinds), len(names), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    number = int(table.batch.max())
+    for row, kind in enumerate(kinds):
+        for axis, name in zip(axes[row], names):
+            mine = table[(table.localization == name) & (table.kind == kind)]
+            for batch, rows in mine.groupby("batch"):
+                shade = (batch - 1) / max(number - 1, 1)
+                color = tuple((1 - shade) * a + shade * b for a, b in zip(*_ENDS))
+                look = {"color": color, "marker": "o", "label": f"batch {batch}"}
+                if batch == 0:
+                    look = {"color": "0.4", "ls": "--", "marker": "s", "label": "retained facts"}
+                rows = rows.sort_values("after")
+                axis.fill_between(
+                    rows.after, rows.low, rows.high, color=look["color"], alpha=0.08, lw=0
+                )
+                axis.plot(rows.after, rows.value, ms=3, **look)
+            axis.set(ylim=(-0.04, 1.04), xticks=range(number + 1))
+            if row == 0:
+                axis.set_title(label(name), fontsize=9)
+        axes[row][0].set_ylabel(f"new answer (retained:\ntrue), {kind}", fontsize=9)
+    axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.supxlabel("after this many batches have been edited", fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
+    figure.tight_layout()
+    return figure
+
+
+_ENDS = COLORBLIND[0], COLORBLIND[3]  # first batch, last batch
+
+
+def beside(table: pandas.DataFrame, title: str):
+    """Transfer of every localization, published and ours, one panel per task.
+
+    table: rows (task, source, localization, value, low, high).
+    """
+    names = order(table.localization.unique())
+    tasks = list(dict.fromkeys(table.task))
+    size = (4.6 * len(tasks) + 2, 0.3 * len(names) + 1.5)
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False)
+    for axis, task in zip(axes.flat, tasks):
+        mine = table[table.task == task]
+        for source, shift, look in (
+            ("published", -0.15, dict(color="0.5", marker="x", linestyle="none")),
+            ("ours", 0.15, dict(color=COLORBLIND[0], marker="o", linestyle="none")),
+        ):
+            rows = mine[mine.source == source].set_index("localization")
+            y = [names.index(n) + shift for n in rows.index]
+            error = [rows.value - rows.low, rows.high - rows.value]
+            axis.errorbar(rows.value, y, xerr=error, ms=5, capsize=2, label=source, **look)
+        axis.set(xlim=(-0.04, 1.04))
+        axis.set_title(task, fontsize=9)
+    axes.flat[0].set(yticks=range(len(names)), yticklabels=[label(n) for n in names])
+    axes.flat[0].invert_yaxis()
+    axes.flat[-1].legend(fontsize=8, loc="lower right", frameon=True)
+    figure.supxlabel(
+        "transfer (published: multiple choice, mean of three models; ours: another answer "
+        "vocabulary); only orders can be compared",
+        fontsize=9,
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.tight_layout()
+    return figure

@@ -32,6 +32,7 @@ MEASURES = {
     "transfer": "New answer in another vocabulary",
     "heldout": "Old answer back after relearning, half not taught",
 }
+CARD_METRICS = ("strength", "steps", "seconds", "weights", "lr", "weight_edit")
 VERSUS = ["value", "low", "high", "n", "a_value", "a_low", "a_high", "b_value", "b_low", "b_high"]
 VERSUS += ["size", "p"]
 
@@ -40,26 +41,39 @@ VERSUS += ["size", "p"]
 class Collected:
     """Everything measured on one task, all seeds together; fact ids carry their seed.
 
-    asked: format attack, localization "unedited" included; relearned: relearning attack; texts:
-    held-out text losses; cards: one row per edit; sets: {localization: components} of the first
-    seed.
+    forget: were true answers to be forgotten, without new ones? asked: format attack, localization
+    "unedited" included; relearned: relearning attack; texts: held-out text losses; cards: one row
+    per edit; trials: of its settings on validation facts; sets: {localization: components} of the
+    first seed; chance: of guessing the true answer.
     """
 
     task: str
+    forget: bool
     asked: pandas.DataFrame
     relearned: pandas.DataFrame
     texts: pandas.DataFrame
     cards: pandas.DataFrame
+    trials: pandas.DataFrame
     sets: dict[str, Localization]
     n_layers: int
     answerable: dict[str, bool]
     vocabulary: list[str]
     chance: float
 
+    @property
+    def chance_changed(self) -> float:
+        """What guessing would score where a change of the answer is asked for."""
+        return 1 - self.chance if self.forget else self.chance
+
+    @property
+    def changed_metric(self) -> str:
+        """The metric that says whether the edit shows: a name of the published tables."""
+        return "forget_error" if self.forget else "edit_accuracy"
+
 
 def collect(task: str, settings: Settings) -> Collected:
     """Read every stage's output for a task; FileNotFoundError names what is missing."""
-    asked, relearned, texts, cards = [], [], [], []
+    asked, relearned, texts, cards, trials = [], [], [], [], []
     for seed in settings.seeds:
         folder = paths.facts(task, seed)
         asked.append(_read(folder / "unedited.csv", seed).assign(localization=UNEDITED))
@@ -68,7 +82,10 @@ def collect(task: str, settings: Settings) -> Collected:
         for name in settings.compare:
             rows = _read(paths.attack_relearn(task, name, seed) / "rows.csv", seed)
             relearned.append(rows.assign(localization=name))
-            cards.append(delta.card(paths.edit(task, name, seed)) | {"seed": seed})
+            folder = paths.edit(task, name, seed)
+            card = delta.card(folder)
+            cards.append(card | card.pop("chosen") | {"seed": seed})
+            trials.append(_read(folder / "trials.csv", seed).assign(localization=name))
     first = settings.seeds[0]
     sets = {n: Localization.load(paths.chosen(task, first, n)) for n in settings.compare}
     formats = catalogue(settings.task(task))
@@ -77,17 +94,21 @@ def collect(task: str, settings: Settings) -> Collected:
     open_formats = answerable(asked[asked.localization == UNEDITED], settings.attack_formats.gate)
     order = {name: open_formats[name] for name in formats.kinds if name in open_formats}
     cards = pandas.DataFrame(cards)
+    guessed = sum(1 / len(f.options) for f in facts.values()) / len(facts)
+    forget = settings.task(task).change == "forget"
     return Collected(
         task,
+        forget,
         asked,
         pandas.concat(relearned, ignore_index=True),
         pandas.concat(texts, ignore_index=True),
         cards,
+        pandas.concat(trials, ignore_index=True),
         sets,
         int(cards.n_layers.iloc[0]),
         order,
         vocabulary_formats(formats, order),
-        sum(1 / len(f.options) for f in facts.values()) / len(facts),
+        guessed,
     )
 
 
@@ -124,9 +145,10 @@ def format_table(data: Collected, settings: Settings) -> pandas.DataFrame:
         split=data.asked.split.replace({"forget_train": "forget", "forget_heldout": "forget"}),
         edit_accuracy=data.asked.answer == data.asked.edit,
         true_accuracy=data.asked.answer == data.asked.true,
+        forget_error=data.asked.answer != data.asked.true,
     )
     parts = []
-    for metric in ("edit_accuracy", "true_accuracy", "p_edit", "p_true"):
+    for metric in ("edit_accuracy", "true_accuracy", "forget_error", "p_edit", "p_true"):
         groups = rows.groupby(["localization", "format", "split"])
         parts.append(_estimates(groups, metric, settings).assign(metric=metric))
     return pandas.concat(parts, ignore_index=True)
@@ -166,11 +188,12 @@ def gates(relearned: pandas.DataFrame, settings: Settings) -> dict[str, str]:
 
 
 def transfer_by_fact(data: Collected) -> pandas.DataFrame:
-    """Share of answerable vocabulary formats that give the new answer: fact id x localization."""
+    """Share of answerable vocabulary formats that give the new answer (or, where it is to be
+    forgotten, not the true one): fact id x localization."""
     rows = data.asked[
         data.asked["format"].isin(data.vocabulary) & data.asked.split.str.startswith("forget")
     ]
-    hit = (rows.answer == rows.edit).astype(float)
+    hit = (rows.answer != rows.true if data.forget else rows.answer == rows.edit).astype(float)
     return hit.groupby([rows.id, rows.localization]).mean().unstack()
 
 
@@ -243,6 +266,23 @@ def _by_seed(data: Collected) -> list[Collected]:
         )
         for seed in data.asked.seed.unique()
     ]
+
+
+def frontier_table(data: Collected, settings: Settings) -> pandas.DataFrame:
+    """Where every pair of the grid led on validation facts: the trials with columns `retained`
+    (share of the unedited model's probability that is kept), `text` (added loss, nats) and
+    `chosen`, whether the rule took that pair."""
+    keys = ["localization", "seed"]
+    rows = data.trials.merge(
+        data.cards[[*keys, *(c for c in ("lr", "weight_edit") if c in data.cards)]],
+        on=keys,
+        suffixes=("", "_chosen"),
+    )
+    groups = rows.groupby([*keys, "lr", "weight_edit"], sort=False)
+    rows["retained"] /= groups.retained.transform("first")
+    rows["text"] -= groups.text.transform("first")
+    rows["chosen"] = (rows.lr == rows.lr_chosen) & (rows.weight_edit == rows.weight_edit_chosen)
+    return rows.drop(columns=["lr_chosen", "weight_edit_chosen"])
 
 
 def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
@@ -363,7 +403,7 @@ def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
     effects = side_effect_table(data, settings).query("measure != 'retained'")
     effects = effects.assign(attack="side-effects", metric=effects.measure, split="text")
     cards = data.cards.melt(
-        ["localization", "seed"], ["strength", "steps", "seconds", "weights"], var_name="metric"
+        ["localization", "seed"], [m for m in CARD_METRICS if m in data.cards], var_name="metric"
     ).assign(attack="edit", format=training, split="forget")
     parts = [cards, formats, *relearned, recovered, effects]
     table = pandas.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
@@ -407,3 +447,9 @@ def against_each(rows: pandas.DataFrame, what: str, level: float = 0.95) -> str:
         if len(part)
     ]
     return f"{what}, fact lookup against each other set (Holm-corrected): {'; '.join(parts)}"
+
+
+def measures(forget: bool) -> dict[str, str]:
+    """{measure of a comparison: its words}; forget: were answers only to be forgotten?"""
+    words = {"transfer": "Old answer gone in another vocabulary"} if forget else {}
+    return MEASURES | words

@@ -96,8 +96,11 @@ def test_a_localization_without_method_is_named(raw, refuses):
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        (("edit", "lr"), -1, "greater than 0"),
-        (("edit", "lr"), "fast", "valid number"),
+        (("edit", "lr", 0), -1, "greater than 0"),
+        (("edit", "lr", 0), "fast", "valid number"),
+        (("edit", "weight_edit"), [], "at least 1"),
+        (("edit", "choose"), "eyes", "'published'"),
+        (("tasks", TASK, "change"), "hide", "'forget'"),
         (("edit", "strength"), 1.5, "less than 1"),
         (("tasks", TASK, "forget"), "many", "valid integer"),
         (("model", "dtype"), "float8", "'float32'"),
@@ -121,8 +124,54 @@ def test_a_bad_value_is_named_with_what_is_allowed(raw, refuses, place, value, s
     for step in place[:-1]:
         block = block[step]
     block[place[-1]] = value
-    with refuses(ValueError, f"bad value {value!r}", f"'{'.'.join(place)}'", says):
+    with refuses(ValueError, f"bad value {value!r}", f"'{'.'.join(map(str, place))}'", says):
         config.parse(raw)
+
+
+@pytest.mark.parametrize("block", ["weight_masks", "sequential", "scaling"])
+def test_experiments_name_tasks_and_localizations_that_exist(raw, refuses, block):
+    raw[block]["tasks"] = ["sport-athletes"]
+    with refuses(ValueError, "unknown task 'sport-athletes'", "did you mean 'sports-athletes'?"):
+        config.parse(raw)
+    raw[block]["tasks"] = []
+    raw[block]["compare"] = ["fact-lokup"]
+    with refuses(ValueError, "unknown localization 'fact-lokup'"):
+        config.parse(raw)
+    raw[block]["compare"] = ["fact-lookup", "fact-lookup"]
+    with refuses(ValueError, f"`{block}.compare` lists 'fact-lookup' twice"):
+        config.parse(raw)
+
+
+def test_sequential_edits_take_their_settings_from_single_ones(raw, refuses):
+    raw["sequential"]["compare"] = ["random"]
+    with refuses(ValueError, "`sequential.compare` lists 'random'", "add it there"):
+        config.parse(raw)
+
+
+def test_a_task_forgets_a_number_of_facts_or_a_label(raw, refuses):
+    raw["tasks"][TASK]["forget"] = None
+    with refuses(ValueError, f"task '{TASK}' forgets neither", "set `forget`", "`forget_label`"):
+        config.parse(raw)
+    raw["tasks"][TASK]["forget_label"] = "baseball"
+    assert config.parse(raw).task(TASK).forget is None
+
+
+def test_published_settings_need_a_model_and_a_cell(raw, refuses):
+    raw["edit"]["choose"] = "published"
+    with refuses(ValueError, "edit.published_model is not set"):
+        config.parse(raw)
+    raw["edit"]["published_model"] = "gemma-7b"
+    assert config.parse(raw).edit.choose == "published"
+    raw["tasks"][TASK]["published"] = None
+    with refuses(ValueError, f"task '{TASK}' does not say which", "set `published`"):
+        config.parse(raw)
+
+
+def test_the_grid_has_every_pair_once(raw):
+    grid = config.parse(raw).edit
+    pairs = [(run.lr, run.weight_edit) for run in grid.pairs()]
+    assert pairs == [(lr, w) for lr in grid.lr for w in grid.weight_edit]
+    assert grid.pairs()[0].strength == grid.strength
 
 
 def test_a_window_needs_its_start(raw, refuses):
@@ -206,6 +255,7 @@ def test_swapped_layers_need_another_task(raw, refuses, partner):
 
 def test_a_single_task_has_nothing_to_swap_with(raw, refuses):
     del raw["tasks"]["world-facts"]
+    raw["sequential"]["tasks"] = []
     with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'"):
         config.parse(raw)
     del raw["localizations"]["fact-lookup-swapped"]
@@ -268,10 +318,10 @@ def test_merging_follows_the_rfc(base, patch, expected):
 
 def test_a_profile_changes_what_it_names_and_nothing_else(apply):
     before = paths.PARAMS.read_text().splitlines()
-    after = apply("edit:\n  lr: 0.01\n").read_text().splitlines()
+    after = apply("edit:\n  weight_text: 0.01\n").read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after) if old != new]
     assert len(before) == len(after)
-    assert [new.split("#")[0].split() for _, new in changed] == [["lr:", "0.01"]]
+    assert [new.split("#")[0].split() for _, new in changed] == [["weight_text:", "0.01"]]
 
 
 def test_a_profile_keeps_the_comments(apply):
@@ -291,7 +341,7 @@ def test_a_profile_can_delete_and_add(apply):
 
 @pytest.mark.parametrize("bad", ["edit:\n  lrr: 1\n", "localizations:\n  fact-lookup: null\n"])
 def test_a_bad_result_is_not_written(apply, tmp_path, bad):
-    params = apply("edit:\n  lr: 0.01\n")
+    params = apply("edit:\n  weight_text: 0.01\n")
     before = params.read_bytes()
     with pytest.raises(ValueError, match="lrr|fact-lookup"):
         apply(bad)

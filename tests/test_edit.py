@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from conftest import edit_settings
 
 from lib.components import Component, Localization, sizes
 from lib.edit import delta
-from lib.edit.losses import Sampler, losses, make_step
+from lib.edit.losses import Sampler, forgetting, losses, make_step
 from lib.edit.train import EditData, fingerprint, mean_strength, train, trainable
 from lib.packing import Runner
 
@@ -70,6 +72,51 @@ def test_facts_to_change_get_new_answers_and_the_others_keep_theirs(llama, recor
     wanted = [f.edit for f in changed] + [f.true for f in kept]
     assert [llama.tokenizer.decode(t).strip() for t in made.targets] == wanted
     assert (made.n_changed, made.passages) == (3, [(1, 2)])
+
+
+@pytest.mark.parametrize("p", [0.9999999, 0.9, 0.5, 0.0068])
+def test_forgetting_pushes_a_known_answer_down(p):
+    nll = torch.tensor([-p], dtype=torch.float64).neg().log().neg().requires_grad_()
+    loss = forgetting(nll)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-math.log(1 - min(p, 1 - 1e-6)), rel=1e-3)
+    assert math.isfinite(nll.grad.item()) and (nll.grad.item() < 0 or p > 1 - 1e-6)
+
+
+def test_forgetting_leaves_an_improbable_answer_alone():
+    nll = torch.tensor([5.01, 30.0], requires_grad=True)
+    loss = forgetting(nll)
+    loss.sum().backward()
+    assert loss.tolist() == [0, 0] and nll.grad.tolist() == [0, 0]
+
+
+def test_an_edit_can_forget_without_a_new_answer(pupil, known, known_split):
+    changed, kept = (
+        [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
+    )
+    facts = EditData.of(pupil.tokenizer, changed, kept, [], forget=True)
+    early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
+    runner = Runner(pupil.model)
+    before = (-runner.answer_nll(facts.prompts, facts.targets)).exp()
+    start = mean_strength(runner, facts)
+    assert start == pytest.approx(1 - before[: len(changed)].mean().item(), abs=1e-5)
+    wanted = edit_settings(max_steps=100, batch_facts=12, batch_retain=12)
+    result = train(pupil.model, early, facts, wanted, seed=0)
+    after = (-Runner(pupil.model).answer_nll(facts.prompts, facts.targets)).exp()
+    assert start < 0.5 and result.reached and after[: len(changed)].mean() <= 0.1 + 1e-4
+    assert after[len(changed) :].mean() > 0.5
+
+
+def test_a_watcher_sees_every_check(fresh, middle, data):
+    seen = []
+
+    def watch(runner, step, strength):
+        seen.append((step, strength, mean_strength(runner, data)))
+
+    result = train(fresh("llama").model, middle, data, edit_settings(), 0, watch)
+    assert [step for step, *_ in seen] == [0, 2, 4]
+    assert [s for _, s, _ in seen] == pytest.approx([s for *_, s in seen], rel=1e-5)
+    assert seen[-1][1] == result.strength
 
 
 def test_a_sampler_gives_every_item_once_per_round():
@@ -159,6 +206,20 @@ def test_the_same_seed_gives_the_same_bytes(fresh, middle, data, tmp_path):
         delta_bytes(fresh, middle, data, tmp_path / name, seed=5) for name in ("first", "again")
     )
     assert first == again
+
+
+@pytest.mark.parametrize("moment", [0, 2, 4])
+def test_an_interrupted_edit_run_again_gives_the_same_bytes(fresh, middle, data, tmp_path, moment):
+    def stop(runner, step, strength):
+        if step == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh("llama").model, middle, data, edit_settings(), 5, stop)
+    again, never = (
+        delta_bytes(fresh, middle, data, tmp_path / name, seed=5) for name in ("again", "never")
+    )
+    assert again == never
 
 
 @pytest.mark.parametrize("term", ["edit", "retain", "text"])

@@ -21,7 +21,7 @@ from lib import paths
 
 pytestmark = pytest.mark.pipeline
 TASK = "sports-athletes"
-PARTS = ("lib", "notebooks", "profiles", "data/raw", "dvc.yaml", "params.yaml")
+PARTS = ("lib", "notebooks", "profiles", "data/raw", "data/reference", "dvc.yaml", "params.yaml")
 PARTS += (".dvc/config", ".dvcignore", ".gitignore")
 
 
@@ -72,7 +72,8 @@ def test_the_pipeline_makes_every_table_and_figure(copy):
     assert (measured.low <= measured.value + 1e-9).all()
     assert (measured.value <= measured.high + 1e-9).all()
     figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
-    assert {"position", "transfer", "relearning", "side_effects"} <= figures
+    assert {"position", "pairwise", "frontier", "transfer", "relearning"} <= figures
+    assert {"side_effects", "weight_masks_seed0", "sequential_seed0"} <= figures
     assert {"probe_accuracy_seed0", "circuit_seed0", "components_seed0"} <= figures
     assert {
         "tracing_map_seed0",
@@ -91,6 +92,27 @@ def test_edits_change_answers_in_the_training_format_only_as_far_as_trained(copy
     )
     share = training.set_index("localization").value
     assert share["fact-lookup"] > share["unedited"] + 0.3
+
+
+def test_settings_are_chosen_on_validation_facts_for_every_localization(copy):
+    settings = yaml.safe_load((copy / "params.yaml").read_text())
+    trained = [n for n in settings["compare"] if not n.startswith("rome")]
+    assert len(trained) == 2
+    for name in trained:
+        folder = copy / "data/edit" / TASK / name / "0"
+        card = json.loads((folder / "card.json").read_text())
+        trials = pandas.read_csv(folder / "trials.csv")
+        pairs = {tuple(p) for p in trials[["lr", "weight_edit"]].values.tolist()}
+        assert len(pairs) == len(settings["edit"]["lr"]) * len(settings["edit"]["weight_edit"])
+        assert (card["chosen"]["lr"], card["chosen"]["weight_edit"]) in pairs
+        assert card["settings"]["weight_edit"] == card["chosen"]["weight_edit"]
+
+
+def test_every_expectation_of_the_paper_has_a_verdict(copy):
+    table = pandas.read_csv(copy / "data/tables/comparison/expectations.csv")
+    assert set(table.number) == {1, *range(3, 10)}  # 2 is about world facts
+    assert table[["published", "ours", "verdict"]].notna().all(axis=None)
+    assert (copy / "figures/paper_comparison.png").stat().st_size > 1000
 
 
 def test_the_report_and_its_time_share(copy):
@@ -115,10 +137,10 @@ def test_stepping_through_every_notebook_reruns_nothing(copy):
     assert reran(copy) == set()
 
 
-def test_changing_the_learning_rate_spares_the_localizations(copy):
+def test_changing_the_trainer_spares_the_localizations(copy):
     params = copy / "params.yaml"
     before = params.read_text()
-    params.write_text(before.replace("lr: 0.01 ", "lr: 0.011 ", 1))
+    params.write_text(before.replace("weight_text: 1.0", "weight_text: 1.1", 1))
     assert params.read_text() != before
     planned = reran(copy, "--dry")
     params.write_text(before)

@@ -420,6 +420,28 @@ def test_majority_is_the_share_of_the_commonest_label():
         assert split.majority[role] == max(counts.values()) / sum(counts.values())
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_whole_sport_is_edited_and_nothing_of_it_retained(seed):
+    made = facts(31, 20, 25)
+    label = {f.id: f.true for f in made}
+    gone = made[0].true
+    split = make_split(made, None, 6, SHARES, seed, gone)
+    assert len(split.forget) == sum(t == gone for t in label.values()) // 2 * 2
+    assert len(split.forget_train) == len(split.forget_heldout)
+    assert {label[i] for i in split.forget} == {gone}
+    for role in ("retain_train", "retain_val", "retain_test"):
+        assert {label[i] for i in getattr(split, role)} == set(label.values()) - {gone}
+    some = make_split(made, 10, 6, SHARES, seed, gone)
+    assert len(some.forget) == 10 and {label[i] for i in some.forget} == {gone}
+    kept = {i for i in label if label[i] == gone} - set(some.forget)
+    assert not kept & set(some.role_of())
+
+
+def test_a_label_nobody_has_cannot_be_forgotten(refuses):
+    with refuses(ValueError, "knows 60 facts", "(0 of them with the answer 'curling')"):
+        make_split(facts(20, 20, 20), None, 6, SHARES, 0, "curling")
+
+
 def test_too_few_facts_say_how_many_are_needed(refuses):
     cure = "lower `forget` or `min_probability` in params.yaml, or add facts"
     with refuses(ValueError, "knows 20 facts", "35 are needed", cure):

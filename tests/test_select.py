@@ -29,7 +29,7 @@ EVEN |= {Component("attention", i): 30 for i in range(N_LAYERS)}
 UNEVEN = {c: n + 10 * c.layer for c, n in EVEN.items()}
 # Every layer of UNEVEN in parts of different size, as `components.unit_sizes` gives them.
 PARTS = {
-    "mlp": {"gate": 0.3, "up": 0.3, "down": 0.4},
+    "mlp": {"gate": 0.3, "up": 0.3, "down_proj": 0.4},
     "attention": {"q": 0.4, "k": 0.1, "v": 0.1, "o": 0.4},
 }
 UNITS = UNEVEN | {
@@ -300,3 +300,15 @@ def test_sets_have_a_budget_unless_they_are_known_to_have_none(method):
     found = chosen(method, UNITS, swapped=[7, 8], effects=effects, **more)
     assert (found.budget == 0) == (method in UNMATCHED)
     assert found.note and found.components == tuple(sorted(found.components))
+
+
+@pytest.mark.parametrize("start, layer", [(None, LOOKUP[len(LOOKUP) // 2]), (7, 7), (0, 0)])
+def test_a_closed_form_edit_gets_one_output_matrix(start, layer):
+    found = chosen("rome", UNITS, start=start)
+    assert found.components == (Component("mlp", layer, "down_proj"),)
+    assert found.weights == UNITS[found.components[0]] and found.budget == 0
+
+
+def test_a_closed_form_edit_beyond_the_model_is_refused(refuses):
+    with refuses(ValueError, "starts at layer 99", "correct it"):
+        chosen("rome", UNITS, start=99)

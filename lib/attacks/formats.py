@@ -11,7 +11,7 @@ import pandas
 
 from lib.facts.formats import Catalogue
 from lib.facts.records import FactRecord, FactSplit
-from lib.measure import score_facts
+from lib.measure import score_in_formats
 from lib.packing import Runner
 
 READ = ("forget_train", "forget_heldout", "retain_test")
@@ -29,8 +29,8 @@ def ask_all(
     `split`."""
     role = split.role_of()
     asked = [facts[i] for r in roles for i in getattr(split, r)]
-    parts = [score_facts(runner, tokenizer, formats.forms(n), asked) for n in formats.kinds]
-    rows = pandas.concat([part for part in parts if len(part)], ignore_index=True)
+    forms = {name: formats.forms(name) for name in formats.kinds}
+    rows = score_in_formats(runner, tokenizer, forms, asked)
     rows.insert(1, "split", rows.id.map(role))
     return rows
 

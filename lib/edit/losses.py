@@ -2,7 +2,8 @@
 
     L = weight_edit * L_edit + weight_retain * L_retain + weight_text * L_text
 
-L_edit: -log p(new answer) on facts to change; L_retain: -log p(true answer) on facts to keep;
+L_edit: -log p(new answer) on facts to change, or -log(1 - p(true answer)) on facts to forget;
+L_retain: -log p(true answer) on facts to keep;
 L_text: next-token loss on plain text. There is no KL term and no distillation, as published.
 """
 
@@ -59,6 +60,15 @@ def term_nll(runner: Runner, step: Step) -> dict[str, Tensor]:
     nll = runner.nll(step.pack, torch.cat([answer_rows, text_rows]), wanted)
     n, facts = step.n_changed, len(answer_rows)
     return {"edit": nll[:n], "retain": nll[n:facts], "text": nll[facts:]}
+
+
+FORGOTTEN = 5.0  # nats: answers less probable than this are pushed no further, as published
+
+
+def forgetting(nll: Tensor) -> Tensor:
+    """-log(1 - p) of every item, given -log p; 0, without a gradient, where log p < -FORGOTTEN."""
+    rest = -torch.expm1(-nll.clamp(min=1e-6))  # 1 - p, exact near p = 1
+    return torch.where(nll <= FORGOTTEN, -rest.log(), torch.zeros_like(nll))
 
 
 class Sampler:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from lib.components import Localization, matrices, single_matrices
 from lib.config import Edit
-from lib.edit.losses import Sampler, make_step, mean, term_nll
+from lib.edit.losses import Sampler, forgetting, make_step, mean, term_nll
 from lib.facts.formats import encode
 from lib.facts.records import FactRecord
 from lib.packing import Prompts, Runner
@@ -33,13 +33,15 @@ class EditData:
     """What an edit is trained on.
 
     prompts: facts to change, then facts to keep, in the training format; targets: (n_prompts,)
-    answer tokens (new answers for the first n_changed); passages: training text as token ids.
+    answer tokens (of the first n_changed the new answers, or with `forget` the true ones, which
+    are made improbable); passages: training text as token ids.
     """
 
     prompts: Prompts
     targets: Tensor
     n_changed: int
     passages: list[tuple[int, ...]]
+    forget: bool = False
 
     @staticmethod
     def of(
@@ -47,18 +49,21 @@ class EditData:
         changed: list[FactRecord],
         kept: list[FactRecord],
         passages: list[tuple[int, ...]],
+        forget: bool = False,
     ) -> EditData:
-        """Give `changed` facts their new answers and `kept` ones their true answers."""
-        targets = [f.edit_token for f in changed] + [f.true_token for f in kept]
+        """Give `changed` facts their new answers (or take the true ones away) and let `kept` ones
+        keep theirs."""
+        targets = [f.true_token if forget else f.edit_token for f in changed]
+        targets += [f.true_token for f in kept]
         prompts = encode(tokenizer, [f.prompt for f in changed + kept])
-        return EditData(prompts, torch.tensor(targets), len(changed), passages)
+        return EditData(prompts, torch.tensor(targets), len(changed), passages, forget)
 
 
 @dataclass(frozen=True)
 class EditResult:
     """How an edit went.
 
-    log: one row per step; steps: how many were taken; strength: mean p(new answer) at the end;
+    log: one row per step; steps: how many were taken; strength at the end (see `strength_of`);
     reached: whether that is at least the strength asked for; seconds: wall time of training.
     """
 
@@ -77,9 +82,18 @@ def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter
 
 
 def train(
-    model, localization: Localization, data: EditData, settings: Edit, seed: int
+    model,
+    localization: Localization,
+    data: EditData,
+    settings: Edit,
+    seed: int,
+    watch=lambda runner, step, strength: None,
 ) -> EditResult:
-    """Edit `model` in place; only the localization's matrices change (asserted)."""
+    """Edit `model` in place; only the localization's matrices change (asserted).
+
+    watch: called with the runner, the number of steps taken and the strength, whenever that is
+    checked.
+    """
     started = time.perf_counter()
     weights = trainable(model, localization)
     before = fingerprint(model, except_for=set(weights))
@@ -103,13 +117,16 @@ def train(
         last = len(log) == settings.max_steps
         nll = term_nll(runner, step) if whole else None
         if whole or last or len(log) % settings.check_every == 0:
-            strength = mean_probability(nll["edit"]) if whole else mean_strength(runner, data)
+            strength = strength_of(nll["edit"], data) if whole else mean_strength(runner, data)
             bar.set_postfix(strength=f"{strength:.2f}")
+            watch(runner, len(log), strength)
             if log:
                 log[-1]["strength"] = strength
             if last or strength >= settings.strength:
                 break
         nll = nll or term_nll(runner, step)
+        if data.forget:
+            nll["edit"] = forgetting(nll["edit"])
         terms = {name: mean(part) for name, part in nll.items()}
         loss = (
             settings.weight_edit * terms["edit"]
@@ -135,15 +152,17 @@ def train(
 
 
 def mean_strength(runner: Runner, data: EditData) -> float:
-    """Mean probability of the new answer, over the whole vocabulary, on the facts to change."""
+    """Strength of the edit over all facts to change."""
     changed = range(data.n_changed)
     nll = runner.answer_nll(data.prompts.take(changed), data.targets[: data.n_changed])
-    return mean_probability(nll)
+    return strength_of(nll, data)
 
 
-def mean_probability(nll: Tensor) -> float:
-    """Mean of exp(-nll)."""
-    return (-nll.detach()).exp().mean().item()
+def strength_of(nll: Tensor, data: EditData) -> float:
+    """Mean probability of the new answers over the whole vocabulary, or of anything but the true
+    ones where these are to be forgotten; nll: -log p of the targets."""
+    p = (-nll.detach()).exp().mean().item()
+    return 1 - p if data.forget else p
 
 
 def fingerprint(model, except_for: set[str] = frozenset()) -> dict[str, int]:

@@ -84,9 +84,11 @@ def make_records(
     tokens: dict[str, dict[str, int]],
     min_probability: float,
     seed: int,
+    edit_to: str | None = None,
 ) -> list[FactRecord]:
     """Records of the known facts (columns relation, subject, label, probability); edit targets
-    from the table's `edit` column or drawn from the seed among the relation's other labels.
+    are the table's `edit` column, `edit_to` where that is another of the relation's labels, or
+    drawn from the seed among them.
 
     Relations with a single label, and facts whose edit target cannot be told from the truth, are
     left out: there is nothing to edit them to.
@@ -96,7 +98,8 @@ def make_records(
     for row in asked[asked.probability >= min_probability].itertuples():
         form, mine = formats.sets[row.relation].training, tokens[row.relation]
         others = [label for label in mine if label != row.label]
-        edit = getattr(row, "edit", None) or (rng.choice(others) if others else None)
+        drawn = rng.choice(others) if others else None
+        edit = getattr(row, "edit", None) or (edit_to if edit_to in others else drawn)
         if edit not in mine or edit == row.label:
             continue
         records.append(

@@ -107,28 +107,37 @@ class FactSplit:
 
 
 def make_split(
-    facts: list[FactRecord], forget: int, fewshot: int, shares: tuple[float, float], seed: int
+    facts: list[FactRecord],
+    forget: int | None,
+    fewshot: int,
+    shares: tuple[float, float],
+    seed: int,
+    label: str | None = None,
 ) -> FactSplit:
     """Draw forget halves, few-shot pool and retained facts, each stratified (see `strata`).
 
-    forget: facts to edit (halves of equal size); shares: parts of the retained facts used for
-    training and validation, the rest is test. ValueError if the model knows too few facts.
+    forget: facts to edit (halves of equal size; None: as many as there are); shares: parts of the
+    retained facts used for training and validation, the rest is test; label: only facts with this
+    answer are edited, and none of them is retained (a whole sport). ValueError if the model knows
+    too few facts.
     """
-    if forget < 2 or forget % 2:
+    if forget is not None and (forget < 2 or forget % 2):
         raise ValueError(
             f"forget is {forget}: set it to an even number of at least 2 (it has two halves)"
         )
-    stratum = strata(facts)
-    needed = forget + fewshot + 3 * len(set(stratum.values()))
-    if len(facts) < needed:
+    stratum, rng = strata(facts), random.Random(seed)
+    others = {f.id: stratum[f.id] for f in facts if label and f.true != label}
+    queue = _interleaved({i: s for i, s in stratum.items() if i not in others}, rng)
+    forget = len(queue) // 2 * 2 if forget is None else forget
+    forget_ids, rest = queue[:forget], _interleaved(others, rng) if label else queue[forget:]
+    least = fewshot + 3 * len(set((others if label else stratum).values()))
+    if not forget_ids or len(queue) < forget or len(rest) < least:
+        about = f" ({len(queue)} of them with the answer '{label}')" if label else ""
         raise ValueError(
-            f"the model knows {len(facts)} facts of this table but {needed} are needed "
-            f"(forget {forget}, few-shot "
-            f"{fewshot}, retained): lower `forget` or `min_probability` in params.yaml, or "
-            "add facts"
+            f"the model knows {len(facts)} facts of this table{about} but "
+            f"{max(forget, 2) + least} are needed (forget {forget}, few-shot {fewshot}, "
+            "retained): lower `forget` or `min_probability` in params.yaml, or add facts"
         )
-    queue = _interleaved(stratum, random.Random(seed))
-    forget_ids, rest = queue[:forget], queue[forget:]
     pool, retain = rest[:fewshot], rest[fewshot:]
     train, validation = (round(len(retain) * s) for s in shares)
     roles = {
@@ -139,8 +148,8 @@ def make_split(
         "retain_test": retain[train + validation :],
         "fewshot": pool,
     }
-    label = {f.id: f.true for f in facts}
-    majority = {r: _majority([label[i] for i in ids]) for r, ids in roles.items()}
+    answer = {f.id: f.true for f in facts}
+    majority = {r: _majority([answer[i] for i in ids]) for r, ids in roles.items()}
     return FactSplit(**roles, majority=majority)
 
 

@@ -14,14 +14,14 @@ import random
 
 import pandas
 
-from lib.components import Component, Localization
+from lib.components import OUTPUT_MATRICES, Component, Localization
 from lib.config import LocalizationSettings
 from lib.localize.scores import jaccard, layer_scores, ranking
 
 DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
 MAX_OVERLAP = 0.5  # Jaccard overlap with fact-lookup (section 4.6)
 TRIES = 20_000
-UNMATCHED = ("all-mlps", "nonlocalized", "literal", "fact-lookup-swapped")
+UNMATCHED = ("all-mlps", "nonlocalized", "literal", "rome", "fact-lookup-swapped")
 RANKED = ("causal-tracing", "attribution-patching")  # by effect on the output
 
 
@@ -155,6 +155,18 @@ def _literal(name, settings, sizes, lookup, budget, seed):
     return tuple(sorted(set(chosen))), "layers listed in params.yaml"
 
 
+def _rome(name, settings, sizes, lookup, budget, seed):
+    layer = lookup[len(lookup) // 2].layer if settings.start is None else settings.start
+    found = [c for c in sizes if c.kind == "mlp" and c.layer == layer]
+    found = [c for c in found if c.matrix in OUTPUT_MATRICES]
+    if not found:
+        raise ValueError(
+            f"'{name}' starts at layer {layer}, which this model does not have: correct it"
+        )
+    where = "the middle of fact-lookup" if settings.start is None else "params.yaml"
+    return tuple(found), f"output matrix of MLP {layer} (from {where}), edited in closed form"
+
+
 def _all_mlps(name, settings, sizes, lookup, budget, seed):
     return tuple(_mlps(sizes)), "every MLP layer (not budget-matched)"
 
@@ -171,6 +183,7 @@ _METHODS = {
     "depth-matched-mlps": _depth_matched,
     "mlp-window": _window,
     "literal": _literal,
+    "rome": _rome,
     "all-mlps": _all_mlps,
     "nonlocalized": _nonlocalized,
 }

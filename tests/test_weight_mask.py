@@ -1,0 +1,104 @@
+"""Masks: nothing removed is the model itself, and what is removed first matters most."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib.components import Component, Localization
+from lib.config import WeightMasks
+from lib.edit import delta, weight_mask
+from lib.edit.train import EditData, fingerprint, mean_strength, trainable
+from lib.packing import Runner
+
+EARLY = Localization("early", (Component("mlp", 0), Component("mlp", 1)), 1, 1)
+SETTINGS = dict(tasks=[], compare=[], weight_edit=1.0, steps=10, step_length=3.0, momentum=0.9)
+SETTINGS |= dict(batch_facts=12, batch_retain=12, batch_passages=1, counts=[0])
+
+
+def settings(**changes) -> WeightMasks:
+    return WeightMasks(**SETTINGS | changes)
+
+
+@pytest.fixture
+def lesson(pupil, known, known_split):
+    changed, kept = (
+        [known[i] for i in ids] for ids in (known_split.forget, known_split.retain_train)
+    )
+    return pupil.model, EditData.of(pupil.tokenizer, changed, kept, [], forget=True)
+
+
+def originals(model, localization) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trainable(model, localization).items()}
+
+
+def test_learning_masks_leaves_the_model_as_it_was(fresh, family, data):
+    model = fresh(family).model
+    before = fingerprint(model)
+    masks = weight_mask.learn(model, EARLY, data, settings(steps=3), seed=0)
+    assert fingerprint(model) == before
+    assert not any(p.requires_grad for p in model.parameters())
+    assert masks.keys() == trainable(model, EARLY).keys()
+    assert any((m < 1).any() for m in masks.values())
+
+
+def test_nothing_removed_is_the_model_itself(lesson):
+    model, data = lesson
+    masks = weight_mask.learn(model, EARLY, data, settings(), seed=0)
+    before = fingerprint(model)
+    where = weight_mask.removed(masks, originals(model, EARLY), 0)
+    weight_mask.set_to_zero(model, EARLY, where)
+    assert fingerprint(model) == before
+
+
+def test_removal_can_be_undone(lesson):
+    model, data = lesson
+    masks = weight_mask.learn(model, EARLY, data, settings(), seed=0)
+    before = fingerprint(model)
+    where = weight_mask.removed(masks, originals(model, EARLY), 50)
+    old = weight_mask.set_to_zero(model, EARLY, where)
+    changed = fingerprint(model)
+    assert changed != before
+    assert {n for n in before if changed[n] != before[n]} <= set(where)
+    delta.restore(model, old)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_as_many_weights_are_removed_as_asked_for(lesson, count):
+    model, data = lesson
+    masks = weight_mask.learn(model, EARLY, data, settings(), seed=0)
+    old = originals(model, EARLY)
+    where = weight_mask.removed(masks, old, count)
+    assert sum(int(w.sum()) for w in where.values()) == count
+    gone = max(masks[n][w].max() for n, w in where.items() if w.any())
+    kept = min(masks[n][~w].min() for n, w in where.items())
+    assert gone <= kept
+
+
+def test_zero_weights_and_untouched_scores_are_not_counted():
+    masks = {"a": torch.tensor([[0.0, 0.5]]), "b": torch.tensor([[1.0, 0.2, 0.2]])}
+    old = {"a": torch.tensor([[0.0, 3.0]]), "b": torch.tensor([[1.0, 1.0, -1.0]])}
+    two = weight_mask.removed(masks, old, 2)
+    assert two["a"].tolist() == [[False, False]] and two["b"].tolist() == [[False, True, True]]
+    one = weight_mask.removed(masks, old, 1)
+    assert one["b"].tolist() == [[False, True, False]]
+    every = weight_mask.removed(masks, old, 99)
+    assert every["a"].tolist() == [[False, True]] and every["b"].sum() == 2
+
+
+def test_learned_masks_forget_more_than_random_ones(lesson):
+    model, data = lesson
+    old = originals(model, EARLY)
+    masks = weight_mask.learn(model, EARLY, data, settings(steps=20), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    chance = {n: torch.rand(m.shape, generator=generator) for n, m in masks.items()}
+    found = {}
+    for name, order in (("learned", masks), ("random", chance)):
+        weight_mask.set_to_zero(model, EARLY, weight_mask.removed(order, old, 1500))
+        found[name] = mean_strength(Runner(model), data)
+        kept = range(data.n_changed, len(data.prompts))
+        nll = Runner(model).answer_nll(data.prompts.take(kept), data.targets[data.n_changed :])
+        assert name == "random" or (-nll).exp().mean() > 0.9
+        delta.restore(model, old)
+    assert found["learned"] > found["random"] + 0.4
