@@ -35,11 +35,11 @@ METHODS = (
 )
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(_Block):
+class ModelSettings(Block):
     """Which language model, where it runs and in which precision."""
 
     name: str
@@ -47,7 +47,7 @@ class ModelSettings(_Block):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-class Task(_Block):
+class Task(Block):
     """Where the facts of a task come from and how they are split."""
 
     source: Literal["table", "counterfact"] = "table"
@@ -76,7 +76,7 @@ class Task(_Block):
     retain_val: float = Share
 
 
-class Text(_Block):
+class Text(Block):
     """Passages sampled from the unedited model: how many, how long, which share trains."""
 
     source: str | None = None
@@ -86,7 +86,7 @@ class Text(_Block):
     seed: int = 0
 
 
-class FactLookup(_Block):
+class FactLookup(Block):
     """The rise rule on probe accuracy by layer, and two-step path patching."""
 
     start_fraction: float = Share
@@ -101,7 +101,7 @@ class FactLookup(_Block):
     corruptions: int = Field(ge=1)
 
 
-class CausalTracing(_Block):
+class CausalTracing(Block):
     """Noise on the subject, one node restored at a time."""
 
     facts: int = Field(ge=2)
@@ -111,7 +111,7 @@ class CausalTracing(_Block):
     min_gap: float = Field(ge=0, lt=1)
 
 
-class AttributionPatching(_Block):
+class AttributionPatching(Block):
     """Random tokens in place of the subject, effects to first order."""
 
     facts: int = Field(ge=2)
@@ -119,7 +119,7 @@ class AttributionPatching(_Block):
     repeats: int = Field(ge=2)
 
 
-class LocalizationSettings(_Block):
+class LocalizationSettings(Block):
     """How one localization chooses its components; further keys belong to the method."""
 
     method: Literal[METHODS]
@@ -131,7 +131,7 @@ class LocalizationSettings(_Block):
     attention: list[int] = []
 
 
-class _Trainer(_Block):
+class _Trainer(Block):
     weight_retain: float = Field(ge=0)
     weight_text: float = Field(ge=0)
     batch_facts: int = Field(ge=1)
@@ -157,10 +157,12 @@ class EditGrid(_Trainer):
     lr: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     weight_edit: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
     validation_facts: int = Field(ge=2)
+    validation_kept: int = Field(ge=2)
     validation_passages: int = Field(ge=1)
     validation_every: int = Field(ge=1)
     keep_retained: float = Share
     keep_text: float = Field(gt=0)
+    tolerance: float = Field(ge=0, lt=1)
 
     def run(self, lr: float, weight_edit: float) -> Edit:
         """Settings of one run."""
@@ -172,7 +174,7 @@ class EditGrid(_Trainer):
         return [self.run(lr, weight) for lr in self.lr for weight in self.weight_edit]
 
 
-class Rome(_Block):
+class Rome(Block):
     """The closed-form edit: how the vector to write is found, and how stiff the matrix is."""
 
     lr: float = Field(gt=0)
@@ -183,7 +185,7 @@ class Rome(_Block):
     strength: float = Share
 
 
-class WeightMasks(_Block):
+class WeightMasks(Block):
     """Masks on the weights of a localization, learned to forget; how many are then set to zero."""
 
     tasks: list[str]
@@ -198,7 +200,7 @@ class WeightMasks(_Block):
     counts: list[int] = Field(min_length=1)
 
 
-class Sequential(_Block):
+class Sequential(Block):
     """Batches of facts edited one after another."""
 
     tasks: list[str]
@@ -206,7 +208,7 @@ class Sequential(_Block):
     batches: int = Field(ge=1)
 
 
-class Scaling(_Block):
+class Scaling(Block):
     """How many facts can be edited at once."""
 
     tasks: list[str]
@@ -214,36 +216,46 @@ class Scaling(_Block):
     sizes: list[int] = Field(min_length=1)
 
 
-class AttackFormats(_Block):
+class AttackFormats(Block):
     """A format counts only where the unedited model reaches `gate` on retained facts."""
 
     gate: float = Share
 
 
-class Relearn(_Block):
-    """The attacker's low-rank fine-tuning."""
+class Attacks(Block):
+    """What all attacks share: who faces the whole battery, how many retained and invented facts
+    each read-out asks, and when an attack counts."""
 
-    rank: int = Field(ge=1)
-    alpha: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
-    lr: float = Field(gt=0)
-    steps: int = Field(ge=1)
-    read_at: list[int]
-    batch_facts: int = Field(ge=1)
-    batch_retain: int = Field(ge=1)
-    batch_passages: int = Field(ge=1)
+    tasks: list[str]
+    compare: list[str]
+    control: int = Field(ge=2)
     gate_retain: float = Share
     gate_train: float = Share
 
 
-class Statistics(_Block):
+class Relearn(Block):
+    """The attacker's fine-tuning; rank: of the adapters, null trains all weights."""
+
+    teach: Literal["half", "related", "text"] = "half"
+    rank: int | None = Field(default=None, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    read_at: list[int]
+    batch_facts: int = Field(ge=0)
+    batch_retain: int = Field(ge=0)
+    batch_passages: int = Field(ge=0)
+
+
+class Statistics(Block):
     """Intervals: bootstrap over facts."""
 
     resamples: int = Field(ge=100)
     level: float = Share
 
 
-class Settings(_Block):
+class Settings(Block):
     """The whole of params.yaml."""
 
     model: ModelSettings
@@ -260,8 +272,12 @@ class Settings(_Block):
     weight_masks: WeightMasks
     sequential: Sequential
     scaling: Scaling
+    attacks: Attacks
     attack_formats: AttackFormats
     attack_relearn: Relearn
+    attack_prompts: dict[str, dict]
+    attack_weights: dict[str, dict]
+    attack_inside: dict[str, dict]
     statistics: Statistics
 
     def task(self, name: str) -> Task:
@@ -271,6 +287,39 @@ class Settings(_Block):
     def localization(self, name: str) -> LocalizationSettings:
         """Settings of one localization; ValueError names those there are."""
         return _pick("localization", name, self.localizations)
+
+    def battery(self, group: str) -> dict[str, tuple[str, Block]]:
+        """{attack: (method, its settings)} of one group: prompts, weights or inside."""
+        return {n: _attack(group, n, raw) for n, raw in getattr(self, f"attack_{group}").items()}
+
+
+GROUPS = ("prompts", "weights", "inside")  # of attacks; each has a notebook
+
+
+def _attack(group: str, name: str, raw: dict) -> tuple[str, Block]:
+    from lib.attacks import battery  # attacks know their own settings
+
+    method = raw.get("method", name.replace("-", "_"))
+    rest = {k: v for k, v in raw.items() if k != "method"}
+    where = f"attack_{group}.{name}"
+    try:
+        found = battery.module(method).Settings
+        settings = found.model_validate(rest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(_sentence(first | {"loc": (where, *first["loc"])}, found)) from None
+    except ValueError as error:
+        raise ValueError(f"{error}, at '{where}' in params.yaml") from None
+    _check_reads(where, settings)
+    return method, settings
+
+
+def _check_reads(where: str, settings: Block) -> None:
+    reads = getattr(settings, "read_at", None)
+    if reads is None:
+        return
+    if not reads or reads[0] < 0 or sorted(set(reads)) != reads or reads[-1] != settings.steps:
+        raise ValueError(f"{where}.read_at must rise to {where}.steps: correct the list")
 
 
 def _pick(kind: str, name: str, table: dict):
@@ -304,7 +353,7 @@ def parse(raw: dict) -> Settings:
         raise ValueError(
             "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
         )
-    for block in (settings.weight_masks, settings.sequential, settings.scaling):
+    for block in (settings.weight_masks, settings.sequential, settings.scaling, settings.attacks):
         for name in block.tasks:
             settings.task(name)
     _check_names(settings)
@@ -320,34 +369,32 @@ def parse(raw: dict) -> Settings:
             "edit.choose is published but edit.published_model is not set: name one of the paper's "
             "models"
         )
-    reads = settings.attack_relearn.read_at
-    if (
-        reads[:1] != [0]
-        or sorted(set(reads)) != reads
-        or reads[-1] != settings.attack_relearn.steps
-    ):
-        raise ValueError(
-            "attack_relearn.read_at must rise from 0 to attack_relearn.steps: correct the list"
-        )
+    _check_reads("attack_relearn", settings.attack_relearn)
+    names = [name for group in GROUPS for name in settings.battery(group)]
+    twice = [n for n in names if names.count(n) > 1]
+    if twice:
+        raise ValueError(f"two attacks are called '{twice[0]}': rename one of them in params.yaml")
     return settings
 
 
 def _check_names(settings: Settings) -> None:
     lists = {"compare": settings.compare}
     lists |= {f"{b}.compare": getattr(settings, b).compare for b in ("weight_masks", "scaling")}
-    lists["sequential.compare"] = settings.sequential.compare
+    lists |= {f"{b}.compare": getattr(settings, b).compare for b in ("sequential", "attacks")}
     for where, names in lists.items():
         for name in names:
             settings.localization(name)
         twice = [n for n in names if names.count(n) > 1]
         if twice:
             raise ValueError(f"`{where}` lists '{twice[0]}' twice: delete one of the two lines")
-    absent = [n for n in settings.sequential.compare if n not in settings.compare]
-    if settings.sequential.tasks and absent:
-        raise ValueError(
-            f"`sequential.compare` lists '{absent[0]}', which `compare` does not: its settings "
-            "come from the single edit, add it there"
-        )
+    needing = ["attacks.compare"] + ["sequential.compare"] * bool(settings.sequential.tasks)
+    for where in needing:
+        absent = [n for n in lists[where] if n not in settings.compare]
+        if absent:
+            raise ValueError(
+                f"`{where}` lists '{absent[0]}', which `compare` does not: it needs that edit, add "
+                "it there"
+            )
 
 
 def _check_task(name: str, task: Task, settings: Settings) -> None:
@@ -383,10 +430,11 @@ def load(path: Path = paths.PARAMS) -> Settings:
     return parse(raw)
 
 
-def _sentence(error: dict) -> str:
+def _sentence(error: dict, block: type[Block] | None = None) -> str:
+    """One sentence about the first error; block: where it was found, if not in `Settings`."""
     where = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _names_at(error["loc"][:-1])
+        known = list(block.model_fields) if block else _names_at(error["loc"][:-1])
         hint = _closest(error["loc"][-1], known) or f" (known: {', '.join(known)})"
         return f"params.yaml has an unknown parameter '{where}'{hint}: correct or delete it"
     if error["type"] == "missing":

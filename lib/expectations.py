@@ -72,7 +72,7 @@ def compare(tasks: list[Collected], settings: Settings) -> pandas.DataFrame:
         found.append(_capability(data, settings))
         found.append(_relearning(data, settings))
         found.append(_paraphrases(data, settings))
-        found.append(_probes(data))
+        found.append(_probes(data, settings))
         found.append(_depth(data, settings))
     table = pandas.DataFrame(found, columns=COLUMNS)
     return table.sort_values(["number", "task"], kind="stable", ignore_index=True)
@@ -211,10 +211,33 @@ def _paraphrases(data: Collected, settings: Settings) -> tuple:
     return _row(7, data, expectation, was, f"new answer {ours}", verdict)
 
 
-def _probes(data: Collected) -> tuple:
+def _probes(data: Collected, settings: Settings) -> tuple:
     expectation = "probes inside the edited model read the truth least after fact lookup"
     was = "fact lookup 0.21, random MLPs 0.51, attribution and causal tracing MLPs 1.0"
-    return _row(8, data, expectation, was, "no probe attack is part of this pipeline", UNTESTED)
+    table = probed(data.task, settings)
+    others = [n for n in table if n != "fact-lookup"]
+    if "fact-lookup" not in table or not others:
+        return _row(8, data, expectation, was, "edits of this task face no probes", UNTESTED)
+    rows = [_versus(table["fact-lookup"], table[n], settings) for n in others]
+    read = ", ".join(f"{n} {share:.2f}" for n, share in table.mean().items())
+    ours = f"read at the last layer by probes fitted on the edited model: {read}"
+    verdict = AGREES if all(r["high"] < 0 for r in rows) else UNTESTED
+    verdict = DISAGREES if any(r["low"] > 0 for r in rows) else verdict
+    return _row(8, data, expectation, was, ours, verdict)
+
+
+def probed(task: str, settings: Settings) -> pandas.DataFrame:
+    """1 where a probe of the last layer, fitted on the edited model, reads an edited fact's true
+    answer: fact id x localization; empty where the task's edits face no probes."""
+    parts = []
+    for seed in settings.seeds if task in settings.attacks.tasks else []:
+        rows = pandas.read_csv(paths.attack("inside", task, seed) / "rows.csv")
+        rows = rows[(rows.attack == "probes") & (rows.variant == "refit")]
+        last = (rows.budget == rows.budget.max()) & rows.split.str.startswith("forget")
+        rows = rows[last & rows.localization.isin(settings.attacks.compare)]
+        hit = (rows.answer == rows.true).astype(float)
+        parts.append(hit.groupby([f"{seed}/" + rows.id, rows.localization]).mean().unstack())
+    return pandas.concat(parts) if parts else pandas.DataFrame()
 
 
 def _depth(data: Collected, settings: Settings) -> tuple:

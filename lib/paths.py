@@ -46,14 +46,10 @@ def edit(task: str, localization: str, seed: int) -> Path:
     return DATA / "edit" / task / localization / str(seed)
 
 
-def attack_formats(task: str, seed: int) -> Path:
-    """Folder with every edit's answers in every format (one run for all localizations)."""
-    return DATA / "attack_formats" / task / str(seed)
-
-
-def attack_relearn(task: str, localization: str, seed: int) -> Path:
-    """Folder with the relearning attack on one edit."""
-    return DATA / "attack_relearn" / task / localization / str(seed)
+def attack(group: str, task: str, seed: int) -> Path:
+    """Folder with every edit's answers under one group of attacks (one run for all localizations):
+    formats, relearn, prompts, weights or inside."""
+    return DATA / f"attack_{group}" / task / str(seed)
 
 
 def side_effects(task: str, seed: int) -> Path:

@@ -18,6 +18,7 @@ import pandas
 from lib import config, paths
 from lib.figures import order
 from lib.results import against_each, measures, sentence
+from lib.score_card import sentence as worst_sentence
 
 LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
@@ -117,10 +118,19 @@ def findings(task: str) -> list[str]:
         for question in sides
         for measure, words in words_of.items()
     ]
-    return questions + [
+    against = [
         against_each(each[each.measure == measure], words, settings.statistics.level)
         for measure, words in words_of.items()
     ]
+    return questions + against + worst_cases(folder / "worst_case.csv")
+
+
+def worst_cases(table: Path) -> list[str]:
+    """The headline of the score card, for tasks whose edits faced all attacks."""
+    if not table.exists():
+        return []
+    rows = pandas.read_csv(table)
+    return [worst_sentence(rows, scope) for scope in rows.scope.unique()]
 
 
 def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:

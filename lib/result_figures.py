@@ -26,7 +26,7 @@ def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float
     for axis, form in zip(axes, formats):
         rows = table[table.format == form].set_index("localization")
         for y, name in enumerate(names):
-            _point(axis, rows.loc[name], y, name, faded=not answerable[form])
+            point(axis, rows.loc[name], y, name, faded=not answerable[form])
         axis.axvline(rows.loc["unedited", "value"], **UNEDITED)
         axis.axvline(chance, **CHANCE)
         heading = form.replace("-", "\n", 1)
@@ -45,7 +45,8 @@ def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float
     return figure
 
 
-def _point(axis, row, y, name, faded: bool = False):
+def point(axis, row, y, name, faded: bool = False):
+    """A localization's value with its interval at height y; hollow below the edit strength."""
     look = style(name, row.depth)
     axis.errorbar(
         row.value,
@@ -163,7 +164,7 @@ def side_effects(table: pandas.DataFrame, references: dict[str, float], chance: 
     for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
         rows = table[table.measure == measure].set_index("localization")
         for y, name in enumerate(names):
-            _point(axis, rows.loc[name], y, name)
+            point(axis, rows.loc[name], y, name)
         axis.axvline(references[measure], **UNEDITED)
         if measure == "retained":
             axis.axvline(chance, **CHANCE)
@@ -194,7 +195,7 @@ def pairwise(table: pandas.DataFrame, words: dict[str, str], level: float, title
         rows = rows.assign(reached=rows.p_corrected < 1 - level)
         for y, name in enumerate(names):
             if name in rows.index:
-                _point(axis, rows.loc[name], y, name)
+                point(axis, rows.loc[name], y, name)
         axis.axvline(0, **CHANCE)
         axis.set(xlim=(-1.05, 1.05))
         axis.set_title(heading, fontsize=9)
@@ -271,7 +272,10 @@ def removals(table: pandas.DataFrame, chance: float, title: str):
     figure, axes = _against(table, "count", words, "answered truly")
     for axis in axes.flat:
         axis.axhline(chance, **CHANCE)
-        axis.set_xscale("symlog", linthresh=max(table["count"][table["count"] > 0].min(), 1))
+        least = max(table["count"][table["count"] > 0].min(), 1)
+        axis.set_xscale("symlog", linthresh=least)
+        axis.set_xlim(-0.2 * least, 1.3 * table["count"].max())
+        axis.set_xticks([0, *(10**e for e in range(3, 7) if 10**e <= table["count"].max())])
     figure.supxlabel("number of weights set to zero (dotted: chance)", fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
     figure.tight_layout()

@@ -77,11 +77,13 @@ def collect(task: str, settings: Settings) -> Collected:
     for seed in settings.seeds:
         folder = paths.facts(task, seed)
         asked.append(_read(folder / "unedited.csv", seed).assign(localization=UNEDITED))
-        asked.append(_read(paths.attack_formats(task, seed) / "rows.csv", seed))
+        mine = _read(paths.attack("formats", task, seed) / "rows.csv", seed)
+        asked.append(mine[mine.localization != UNEDITED])
+        mine = _read(paths.attack("relearn", task, seed) / "rows.csv", seed)
+        mine = mine[mine.localization != UNEDITED].rename(columns={"budget": "step"})
+        relearned.append(mine)
         texts.append(_read(paths.side_effects(task, seed) / "text.csv", seed))
         for name in settings.compare:
-            rows = _read(paths.attack_relearn(task, name, seed) / "rows.csv", seed)
-            relearned.append(rows.assign(localization=name))
             folder = paths.edit(task, name, seed)
             card = delta.card(folder)
             cards.append(card | card.pop("chosen") | {"seed": seed})
@@ -173,8 +175,12 @@ def relearn_areas(data: Collected, settings: Settings) -> pandas.DataFrame:
 
 def gates(relearned: pandas.DataFrame, settings: Settings) -> dict[str, str]:
     """{localization: "" if the attack succeeded, else why it does not count}."""
-    wanted = settings.attack_relearn
-    last = relearned[relearned.step == wanted.steps].set_index(["localization", "split"]).value
+    wanted = settings.attacks
+    last = (
+        relearned[relearned.step == settings.attack_relearn.steps]
+        .set_index(["localization", "split"])
+        .value
+    )
     verdicts = {}
     for name in relearned.localization.unique():
         retained, taught = last[name, "retain_test"], last[name, "forget_train"]

@@ -193,10 +193,10 @@ def test_the_budget_needs_fact_lookup(raw, refuses):
         config.parse(raw)
 
 
-@pytest.mark.parametrize("reads", [[], [1, 16], [0, 4], [0, 8, 4, 16], [0, 4, 4, 16], [0, 16, 20]])
-def test_read_outs_rise_from_zero_to_the_last_step(raw, refuses, reads):
+@pytest.mark.parametrize("reads", [[], [-1, 16], [0, 4], [0, 8, 4, 16], [0, 4, 4, 16], [0, 16, 20]])
+def test_read_outs_rise_to_the_last_step(raw, refuses, reads):
     raw["attack_relearn"] |= {"steps": 16, "read_at": reads}
-    with refuses(ValueError, "attack_relearn.read_at", "rise from 0", "correct the list"):
+    with refuses(ValueError, "attack_relearn.read_at", "must rise to", "correct the list"):
         config.parse(raw)
 
 
@@ -405,3 +405,27 @@ def test_the_command_line_says_how_it_is_used():
     command = [sys.executable, "-m", "lib.config"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
     assert done.returncode == 1 and "apply profiles/NAME.yaml" in done.stderr
+
+
+def test_an_unknown_attack_is_one_sentence(raw, refuses):
+    raw["attack_weights"]["mine"] = {"method": "relern"}
+    with refuses(ValueError, "unknown attack 'relern'", "relearn", "attack_weights.mine"):
+        config.parse(raw)
+
+
+def test_a_misspelt_setting_of_an_attack_is_one_sentence(raw, refuses):
+    raw["attack_weights"]["quantize"]["bit"] = [3]
+    with refuses(ValueError, "'attack_weights.quantize.bit'", "did you mean 'bits'"):
+        config.parse(raw)
+
+
+def test_attacks_have_names_of_their_own(raw, refuses):
+    raw["attack_inside"]["noise"] = {"sizes": [0.1]}
+    with refuses(ValueError, "two attacks are called 'noise'", "rename"):
+        config.parse(raw)
+
+
+def test_who_faces_the_battery_must_be_edited(raw, refuses):
+    raw["attacks"]["compare"] = ["all-mlps"]
+    with refuses(ValueError, "`attacks.compare` lists 'all-mlps'", "add it there"):
+        config.parse(raw)

@@ -78,7 +78,8 @@ def test_every_expectation_gets_a_verdict(data, settings):  # noqa: F811
     )
     texts = pandas.concat([texts, texts.assign(text="second")])
     both = [dataclasses.replace(data, texts=texts, task=name) for name in settings.tasks]
-    found = expectations.compare(both, settings)
+    alone = settings.attacks.model_copy(update={"tasks": []})
+    found = expectations.compare(both, settings.model_copy(update={"attacks": alone}))
     assert set(found.number) == set(range(1, 10))
     assert (found.groupby("number").size()[2:] == 2).all()
     known = {AGREES, DISAGREES, UNTESTED}
@@ -99,3 +100,36 @@ def test_transfer_stands_beside_the_published(data, settings):  # noqa: F811
     assert set(rows.groupby("task").source.unique().map(sorted).map(tuple)) == {
         ("ours", "published")
     }
+
+
+@pytest.mark.parametrize(("lookup", "late", "verdict"), [(0, 12, AGREES), (12, 0, DISAGREES)])
+def test_probes_are_read_at_the_last_layer(
+    data,  # noqa: F811
+    settings,
+    tmp_path,
+    monkeypatch,
+    lookup,
+    late,
+    verdict,
+):
+    """Rows of other layers, probes and splits would give the other verdict."""
+    rows = []
+    for name, hits in (("fact-lookup", lookup), ("mlp-window-12", late)):
+        for layer, variant, split in (
+            (17, "refit", "forget_train"),
+            (16, "refit", "forget_train"),
+            (17, "unedited", "forget_train"),
+            (17, "refit", "retain_test"),
+        ):
+            wanted = hits if (layer, variant, split) == (17, "refit", "forget_train") else 12 - hits
+            rows += [
+                {"localization": name, "attack": "probes", "variant": variant, "budget": layer}
+                | {"id": f"{split}{i}", "split": split, "true": "a"}
+                | {"answer": "a" if i < wanted else "b"}
+                for i in range(12)
+            ]
+    pandas.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    monkeypatch.setattr(expectations.paths, "attack", lambda group, task, seed: tmp_path)
+    mine = dataclasses.replace(data, task=settings.attacks.tasks[0])
+    row = expectations._probes(mine, settings)
+    assert row[-1] == verdict and f"fact-lookup {lookup / 12:.2f}" in row[-2]

@@ -9,7 +9,9 @@ import pandas
 import pytest
 import torch
 
+from lib.attacks import battery
 from lib.attacks import relearn as attack
+from lib.attacks.target import READ, Target
 from lib.components import matrices
 from lib.config import Relearn
 from lib.facts.formats import answer_tokens, encode
@@ -26,18 +28,36 @@ SETTINGS = Relearn(
     batch_facts=4,
     batch_retain=4,
     batch_passages=1,
-    gate_retain=0.9,
-    gate_train=0.9,
 )
 SPLITS = {"forget_train", "forget_heldout", "retain_test", "never_known"}
+EVERYBODY = 1000  # more controls than there are: all are read
 
 
 @pytest.fixture
-def run(short_catalogue, known, known_split, invented):
-    def attacked(loaded, seed=0, settings=SETTINGS):
-        forms = short_catalogue.forms(short_catalogue.training)
-        passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
-        return attack.relearn(loaded, forms, known, known_split, invented, passages, settings, seed)
+def aim(short_catalogue, known, known_split, invented):
+    def at(loaded, seed=0, **changes):
+        parts = dict(
+            loaded=loaded,
+            formats=short_catalogue,
+            facts=known,
+            split=known_split,
+            invented=invented,
+            passages=[(2, 40, 41, 42, 43), (2, 50, 51, 52)],
+            other_text=[(2, 60, 61, 62), (2, 70, 71)],
+            seed=seed,
+            control=EVERYBODY,
+        )
+        return Target(**parts | changes)
+
+    return at
+
+
+@pytest.fixture
+def run(aim):
+    def attacked(loaded, seed=0, settings=SETTINGS, **changes):
+        target = aim(loaded, seed, **changes)
+        rows, _ = battery.run(target, {"relearn": ("relearn", settings)})
+        return rows.rename(columns={"budget": "step"})
 
     return attacked
 
@@ -49,38 +69,51 @@ def seen(monkeypatch):
     real = attack.make_step
 
     def watching(prompts, changed, kept, targets, passages):
-        found.append((prompts, changed, kept, targets))
+        found.append((prompts, changed, kept, targets, passages))
         return real(prompts, changed, kept, targets, passages)
 
     monkeypatch.setattr(attack, "make_step", watching)
     return found
 
 
-def test_only_low_rank_weights_are_trained(run, pupil):
+def test_only_low_rank_weights_are_trained(pupil):
     before = {n: p.clone() for n, p in pupil.model.named_parameters()}
-    run(pupil)
-    after = {n.replace(".base_layer", ""): p for n, p in pupil.model.named_parameters()}
-    assert all(torch.equal(p, after.pop(n)) for n, p in before.items())
-    assert after and all("lora_" in name for name in after)
-    assert all(p.abs().max() > 0 for n, p in after.items() if "lora_B" in n)
+    with attack.trained_weights(pupil.model, SETTINGS, seed=0) as weights:
+        after = {n.replace(".base_layer", ""): p for n, p in pupil.model.named_parameters()}
+        assert all(torch.equal(p, after.pop(n)) for n, p in before.items())
+        assert after and all("lora_" in name for name in after)
+        assert {id(p) for p in after.values()} == {id(p) for p in weights}
+
+
+def test_full_fine_tuning_trains_the_matrices_of_the_blocks(family, fresh):
+    model = fresh(family).model
+    whole = SETTINGS.model_copy(update={"rank": None})
+    expected = {id(p) for ps in matrices(model).values() for p in ps.values()}
+    with attack.trained_weights(model, whole, seed=0) as weights:
+        assert {id(p) for p in weights} == expected
+        assert {id(p) for p in model.parameters() if p.requires_grad} == expected
+        weights[0].data.add_(1.0)
+        changed = weights[0].detach().clone()
+    assert not torch.equal(weights[0], changed)
 
 
 def test_adapters_sit_on_every_matrix_of_the_blocks_and_nowhere_else(family, fresh):
     model = fresh(family).model
     expected = {n.removesuffix(".weight") for ps in matrices(model).values() for n in ps}
-    attack.add_adapters(model, SETTINGS, seed=0)
-    adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
-    assert adapted == expected
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    assert trained == {id(p) for n, p in model.named_parameters() if "lora_" in n}
+    with attack.adapters(model, SETTINGS, seed=0):
+        adapted = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if ".lora_A" in n}
+        assert adapted == expected
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        assert trained == {id(p) for n, p in model.named_parameters() if "lora_" in n}
+    assert not any("lora_" in n for n, _ in model.named_parameters())
 
 
 def test_new_adapters_change_no_answer(family, fresh, formats, table):
     loaded = fresh(family)
     prompts = encode(loaded.tokenizer, [formats.training.prompt(s) for s in table.subject[:5]])
     before = Runner(loaded.model).answer_logits(prompts)
-    attack.add_adapters(loaded.model, SETTINGS, seed=0)
-    torch.testing.assert_close(Runner(loaded.model).answer_logits(prompts), before)
+    with attack.adapters(loaded.model, SETTINGS, seed=0):
+        torch.testing.assert_close(Runner(loaded.model).answer_logits(prompts), before)
 
 
 def test_rows_hold_every_read_out_and_split(run, pupil, known_split):
@@ -105,14 +138,13 @@ def test_the_first_read_out_is_the_model_before_the_attack(
 
 
 def test_facts_of_a_relation_without_a_format_are_taught_and_not_read(
-    pupil, short_formats, known, known_split, invented
+    run, pupil, known, known_split, invented
 ):
     missing = {known_split.forget_heldout[0], known_split.forget_train[0]}
     facts = {i: replace(f, relation="other") if i in missing else f for i, f in known.items()}
-    forms, passages = {f.relation: short_formats.training for f in invented}, [(2, 40, 41)]
     settings = SETTINGS.model_copy(update={"steps": 1, "read_at": [0, 1]})
-    rows = attack.relearn(pupil, forms, facts, known_split, invented, passages, settings, 0)
-    read = {i for name in attack.READ for i in getattr(known_split, name)}
+    rows = run(pupil, settings=settings, facts=facts)
+    read = {i for name in READ for i in getattr(known_split, name)}
     assert set(rows.id) == read - missing | {f.id for f in invented}
 
 
@@ -133,10 +165,25 @@ def test_only_true_answers_are_taught(run, pupil, seen, known, known_split, shor
     tokens = answer_tokens(pupil.tokenizer, short_formats.training)
     taught = [known[i] for i in known_split.forget_train + known_split.retain_train]
     assert len(seen) == SETTINGS.steps
-    for _, changed, kept, targets in seen:
+    for _, changed, kept, targets, _ in seen:
         assert targets.tolist() == [tokens[f.true] for f in taught]
         assert set(changed) <= set(range(len(known_split.forget_train)))
         assert set(kept) <= set(range(len(known_split.forget_train), len(taught)))
+
+
+def test_related_facts_and_text_teach_none_of_the_edited_facts(
+    run, pupil, seen, aim, known, known_split
+):
+    edited = {known[i].prompt for i in known_split.forget}
+    related = SETTINGS.model_copy(update={"teach": "related", "batch_facts": 0})
+    run(pupil, settings=related)
+    asked = {pupil.tokenizer.decode(p.prefix + s, True) for p, *_ in seen for s in p.suffixes}
+    assert asked and not asked & edited
+    assert all(changed == [] and kept for _, changed, kept, *_ in seen)
+    text = SETTINGS.model_copy(update={"teach": "text", "batch_passages": 2})
+    lesson = attack.Lesson.of(aim(pupil), "text", text)
+    step = lesson.step()
+    assert lesson.prompts is None and set(step.pack.passages) == set(aim(pupil).other_text)
 
 
 def test_the_watched_half_is_never_taught(run, pupil, seen, known, known_split, short_formats):
@@ -150,12 +197,13 @@ def test_the_watched_half_is_never_taught(run, pupil, seen, known, known_split, 
     assert not shown & secret
 
 
-def test_dropout_is_off_at_every_read_out(run, pupil, known, known_split):
+def test_dropout_is_off_at_every_read_out(aim, pupil, known, known_split):
     heavy = SETTINGS.model_copy(update={"dropout": 0.9})
-    rows = run(pupil, settings=heavy)
-    last = rows[(rows.step == SETTINGS.steps) & (rows.split == "forget_heldout")]
-    plain = [plain_probability(pupil, known[i]) for i in known_split.forget_heldout]
-    assert last.p_true.tolist() == pytest.approx(plain, rel=1e-4)
+    for level in attack.attack(aim(pupil), heavy):
+        rows = level.rows[level.rows.split == "forget_heldout"]
+        plain = [plain_probability(pupil, known[i]) for i in known_split.forget_heldout]
+        assert rows.p_true.tolist() == pytest.approx(plain, rel=1e-4)
+    assert level.budget == SETTINGS.steps
 
 
 def test_dropout_is_on_in_training(run, taught):

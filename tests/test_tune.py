@@ -19,10 +19,12 @@ def grid():
     shared = edit_settings().model_dump(exclude={"lr", "weight_edit"})
     more = dict(
         validation_facts=2,
+        validation_kept=10,
         validation_passages=2,
         validation_every=2,
         keep_retained=0.9,
         keep_text=0.1,
+        tolerance=0.0,
     )
     return EditGrid(**shared | more, lr=[0.001, 0.003], weight_edit=[1.0, 3.0])
 

@@ -1,94 +1,139 @@
-"""Relearning attack: teach back half of the edited facts and watch the other half.
+"""Relearning: fine-tune the edited model and watch whether the old answers come back.
 
-The attacker may train: low-rank adapters (LoRA) on every linear layer, on half of the forget
-facts with their *true* answers, plus retained facts and text. If the other half comes back too,
-the edit only masked it. An attack counts only if it succeeded (section 8.4): at its end at least
-`gate_retain` of the retained facts and `gate_train` of the taught half are right; a failed attack
-is no sign of resistance. Invented subjects beside it show what the attack makes the model say
-about anybody.
+What is taught: half of the edited facts with their *true* answers (`half`), facts of the same kind
+that were never edited (`related`), or plain text (`text`, what anybody may do to a model without
+meaning harm). What is trained: low-rank adapters (LoRA) on every linear layer of the blocks, or,
+with `rank` null, all their weights. If the other half comes back too, the edit only masked it. An
+attack that teaches counts only if it succeeded (section 8.4, `score_card.gates`); a failed attack
+is no sign of resistance.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-import pandas
 import torch
 from tqdm.auto import tqdm
 
+from lib.attacks.target import Level, Target
+from lib.components import blocks, matrices
 from lib.config import Relearn
-from lib.edit.losses import Sampler, losses, make_step
-from lib.facts.formats import Format, encode
-from lib.facts.records import FactRecord, FactSplit
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.edit.losses import Sampler, Step, losses, make_step
+from lib.facts.formats import encode
+from lib.packing import Pack, Prompts, Runner
 
-READ = ("forget_train", "forget_heldout", "retain_test")
-NEVER_KNOWN = "never_known"
+SEES = "all weights; true answers of the taught half, retained facts, text"
+BUDGET = "steps"
+ORACLE = False
+Settings = Relearn
 
 
-def relearn(
-    loaded,
-    forms: dict[str, Format],
-    facts: dict[str, FactRecord],
-    split: FactSplit,
-    invented: list[FactRecord],
-    passages: list[tuple[int, ...]],
-    settings: Relearn,
-    seed: int,
-) -> pandas.DataFrame:
-    """Per-fact rows at every read-out step: columns step, split and those of `measure.score_facts`.
+@dataclass(frozen=True)
+class Lesson:
+    """What an attacker trains on, in batches.
 
-    forms: {relation: training format}; invented: subjects with arbitrary labels, their rows have
-    split "never_known". The adapters are left in the model. AssertionError if an edit target
-    entered the training answers.
+    prompts: taught facts, then facts kept as they are, None where only text is taught; targets:
+    (n_prompts,) true answers; batches: what a step takes of the three, drawn by samplers.
     """
-    model, tokenizer = loaded.model, loaded.tokenizer
-    taught = [facts[i] for i in split.forget_train]
-    kept = [facts[i] for i in split.retain_train]
-    targets = torch.tensor([f.true_token for f in taught + kept])
-    assert not any(f.edit_token == t for f, t in zip(taught, targets)), (
-        "edit target in the attack's data"
-    )
-    prompts = encode(tokenizer, [f.prompt for f in taught + kept])
-    weights = add_adapters(model, settings, seed)
-    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
-    runner = Runner(model)
-    n = len(taught)
-    samplers = (
-        Sampler(range(n), seed),
-        Sampler(range(n, len(prompts)), seed + 1),
-        Sampler(passages, seed + 2),
-    )
-    rows = []
-    for step in tqdm(range(settings.steps + 1), desc="relearning"):
-        if step in settings.read_at:
-            rows.append(_read(runner, tokenizer, forms, facts, split, invented).assign(step=step))
-        if step == settings.steps:
-            break
-        batch = make_step(
-            prompts,
-            samplers[0](settings.batch_facts),
-            samplers[1](settings.batch_retain),
-            targets,
-            samplers[2](settings.batch_passages),
+
+    prompts: Prompts | None
+    targets: torch.Tensor
+    samplers: tuple[Sampler, Sampler, Sampler]
+    batches: tuple[int, int, int]
+
+    @staticmethod
+    def of(target: Target, teach: str, settings) -> Lesson:
+        """AssertionError if a new answer entered what is taught; settings: with batch_facts,
+        batch_retain and, if text is used, batch_passages."""
+        taught = target.taught if teach == "half" else []
+        kept = [target.facts[i] for i in target.split.retain_train] if teach != "text" else []
+        text = target.other_text if teach == "text" else target.passages
+        targets = torch.tensor([f.true_token for f in taught + kept], dtype=torch.long)
+        assert not any(f.edit_token == t for f, t in zip(taught, targets)), (
+            "edit target in the attack's data"
         )
-        _dropout(model, True)
-        loss = sum(losses(runner, batch).values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        _dropout(model, False)
-    return pandas.concat(rows, ignore_index=True)
+        facts = taught + kept
+        prompts = encode(target.loaded.tokenizer, [f.prompt for f in facts]) if facts else None
+        n, seed = len(taught), target.seed
+        samplers = (
+            Sampler(range(n), seed),
+            Sampler(range(n, len(facts)), seed + 1),
+            Sampler(text, seed + 2),
+        )
+        batches = (settings.batch_facts, settings.batch_retain)
+        return Lesson(
+            prompts, targets, samplers, (*batches, getattr(settings, "batch_passages", 0))
+        )
+
+    def asking(self, prompts: Prompts) -> Lesson:
+        """The same with other wordings of its prompts."""
+        return replace(self, prompts=prompts)
+
+    def step(self) -> Step:
+        """The next batch."""
+        drawn = [draw(size) for draw, size in zip(self.samplers, self.batches)]
+        if self.prompts is None:
+            return Step(Pack(None, tuple(drawn[2])), self.targets, 0)
+        return make_step(self.prompts, drawn[0], drawn[1], self.targets, drawn[2])
 
 
-def add_adapters(model, settings: Relearn, seed: int) -> list[torch.nn.Parameter]:
-    """Put trainable LoRA adapters (peft) into every linear layer of the blocks, in place."""
+def attack(target: Target, settings: Relearn) -> Iterator[Level]:
+    """One level per read-out step; the model is as before when the attack is over."""
+    model, runner = target.loaded.model, Runner(target.loaded.model)
+    lesson = Lesson.of(target, settings.teach, settings)
+    with trained_weights(model, settings, target.seed) as weights:
+        optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
+        size = sum(w.numel() for w in weights)
+        for step in tqdm(range(settings.steps + 1), desc="relearning", leave=False):
+            if step in settings.read_at:
+                spent = {"trained": size, "steps": step, "taught": settings.teach == "half"}
+                yield Level(target.read(runner), step, **spent)
+            if step == settings.steps:
+                return
+            _dropout(model, True)
+            loss = sum(losses(runner, lesson.step()).values())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            _dropout(model, False)
+
+
+@contextmanager
+def trained_weights(model, settings: Relearn, seed: int) -> Iterator[list[torch.nn.Parameter]]:
+    """Weights to train: new adapters, or with rank null all matrices of the blocks; undone at the
+    end."""
+    if settings.rank is not None:
+        with adapters(model, settings, seed) as weights:
+            yield weights
+        return
+    weights = [p for parameters in matrices(model).values() for p in parameters.values()]
+    before = [w.detach().clone() for w in weights]
+    try:
+        yield [w.requires_grad_(True) for w in weights]
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before):
+                weight.requires_grad_(False).copy_(value)
+                weight.grad = None
+
+
+@contextmanager
+def adapters(model, settings: Relearn, seed: int) -> Iterator[list[torch.nn.Parameter]]:
+    """Trainable LoRA adapters (peft) in every linear layer of the blocks, taken out at the end."""
     from peft import LoraConfig, inject_adapter_in_model
 
+    layers = blocks(model)
+    before = {
+        f"{name}.{child}": module
+        for name, parent in layers.named_modules()
+        for child, module in parent.named_children()
+    }
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,
@@ -99,7 +144,13 @@ def add_adapters(model, settings: Relearn, seed: int) -> list[torch.nn.Parameter
     )
     inject_adapter_in_model(config, model)
     model.eval()
-    return [p for n, p in model.named_parameters() if p.requires_grad]
+    try:
+        yield [p for p in model.parameters() if p.requires_grad]
+    finally:
+        for path, module in before.items():
+            parent, child = path.rsplit(".", 1)
+            setattr(layers.get_submodule(parent), child, module)
+        del model.peft_config
 
 
 def cosine(steps: int):
@@ -112,11 +163,3 @@ def _dropout(model, on: bool) -> None:
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train(on)
-
-
-def _read(runner, tokenizer, forms, facts, split, invented) -> pandas.DataFrame:
-    asked = [facts[i] for r in READ for i in getattr(split, r)]
-    rows = score_facts(runner, tokenizer, forms, asked + invented)
-    role = split.role_of() | {f.id: NEVER_KNOWN for f in invented}
-    rows.insert(1, "split", rows.id.map(role))
-    return rows

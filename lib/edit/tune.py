@@ -5,9 +5,10 @@ the real edit; what happens to other validation facts and to text the trial is n
 decides (section 5.4):
 
     of the pairs that reach the strength, keep `keep_retained` of the probability of retained
-    answers and add at most `keep_text` nats to the text loss, the one that keeps most of the
-    retained answers; if none does, the one that keeps most among those that reach the strength;
-    if none does, the one that gets furthest.
+    answers and add at most `keep_text` nats to the text loss, those that keep most of the retained
+    answers, to within `tolerance`, and of these the one with the fewest steps; if no pair meets
+    all that, the same among those that reach the strength; if none does, the one that gets
+    furthest.
 
 No format, attack or fact of the forget set enters. `published` gives the pairs that the paper's
 authors used for a family of methods instead.
@@ -63,7 +64,8 @@ class Validation:
                 f"edit.validation_passages {m}: lower these, or raise `retain_val` of the task"
             )
         changed, kept = (
-            [facts[i] for i in ids] for ids in (split.retain_val[:n], split.retain_val[n:])
+            [facts[i] for i in ids]
+            for ids in (split.retain_val[:n], split.retain_val[n : n + settings.validation_kept])
         )
         taught = [facts[i] for i in split.retain_train]
         return Validation(
@@ -119,8 +121,12 @@ def choose(trials: pandas.DataFrame, settings: EditGrid) -> dict:
     keeps = end.retained >= settings.keep_retained * start.retained
     keeps &= end.text - start.text <= settings.keep_text
     pool = next(part for part in (end[reached & keeps], end[reached], end) if len(part))
-    best = pool.retained if reached.any() else pool.strength
-    lr, weight = best.idxmax()
+    if reached.any():
+        share = pool.retained / start.retained[pool.index]
+        pool = pool[share >= share.max() - settings.tolerance]
+        lr, weight = pool.sort_values(["step", "retained"], ascending=[True, False]).index[0]
+    else:
+        lr, weight = pool.strength.idxmax()
     met = bool((reached & keeps)[lr, weight])
     return {"lr": float(lr), "weight_edit": float(weight), "admissible": met}
 

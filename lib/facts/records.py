@@ -175,6 +175,12 @@ def answer_pairs(facts: list[FactRecord], count: int) -> list[tuple[FactRecord, 
     return pairs
 
 
+def evenly(facts: list[FactRecord], size: int) -> list[FactRecord]:
+    """`size` of the facts, at equal distances in their order (all, if there are fewer)."""
+    step = max(len(facts) / size, 1)
+    return [facts[int(i * step)] for i in range(min(size, len(facts)))]
+
+
 def _interleaved(stratum: dict[str, str], rng: random.Random) -> list[str]:
     """Ids in pairs of one stratum, each stratum spread evenly from first to last.
 

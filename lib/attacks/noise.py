@@ -1,0 +1,38 @@
+"""Gaussian noise on the weights: does a small shake bring the old answer back?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lib.attacks.perturb import perturbed
+from lib.attacks.target import Level, Target
+from lib.config import Block
+
+SEES = "all weights"
+BUDGET = "standard deviation of the noise, in those of each matrix"
+ORACLE = False
+
+
+class Settings(Block):
+    """sizes: of the noise, one read-out each."""
+
+    sizes: list[float]
+
+
+def attack(target: Target, settings: Settings) -> Iterator[Level]:
+    """One level per size, always with the same directions."""
+    for size in settings.sizes:
+        generator = torch.Generator().manual_seed(target.seed)
+        with perturbed(target.loaded.model, partial(shaken, size=size, generator=generator)):
+            rows = target.read()
+        yield Level(rows, size)
+
+
+def shaken(weight: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """`weight` with noise of `size` times its own standard deviation."""
+    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    return weight + size * weight.std() * noise

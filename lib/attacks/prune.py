@@ -1,0 +1,40 @@
+"""Magnitude pruning: the smallest weights of every matrix become zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lib.attacks.perturb import perturbed
+from lib.attacks.target import Level, Target
+from lib.config import Block
+
+SEES = "all weights"
+BUDGET = "share of weights removed"
+ORACLE = False
+
+
+class Settings(Block):
+    """shares: of every matrix, one read-out each."""
+
+    shares: list[float]
+
+
+def attack(target: Target, settings: Settings) -> Iterator[Level]:
+    """One level per share."""
+    for share in settings.shares:
+        with perturbed(target.loaded.model, partial(pruned, share=share)):
+            rows = target.read()
+        yield Level(rows, share)
+
+
+def pruned(weight: Tensor, share: float) -> Tensor:
+    """`weight` with its smallest entries, a `share` of all, set to zero."""
+    count = int(share * weight.numel())
+    if not count:
+        return weight
+    size = weight.abs()
+    return torch.where(size <= size.flatten().kthvalue(count).values, 0.0, weight)

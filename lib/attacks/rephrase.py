@@ -1,0 +1,25 @@
+"""Asking in other words: every format of the task, one after the other.
+
+The attacker needs no training and no knowledge but another wording. Whether a format counts is
+decided on the unedited model (`formats.answerable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lib.attacks.target import Level, Target
+from lib.config import AttackFormats
+
+SEES = "prompts"
+BUDGET = "formats tried"
+ORACLE = False
+Settings = AttackFormats
+
+
+def attack(target: Target, settings: AttackFormats) -> Iterator[Level]:
+    """One level per format, the training format first."""
+    for i, name in enumerate(target.formats.kinds):
+        rows = target.read(form=name)
+        if len(rows):
+            yield Level(rows, i, name)

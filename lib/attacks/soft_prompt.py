@@ -1,0 +1,60 @@
+"""Soft prompt: a few free vectors before every prompt, trained on the taught half.
+
+A true soft prompt (section 8.5): the model is frozen, only the vectors learn, on true answers of
+the taught half and of retained facts. The published attack, an adapter on the embedding with many
+more numbers, is not built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+
+from lib.attacks.inserted import Inserted, longer
+from lib.attacks.relearn import Lesson, cosine
+from lib.attacks.target import Level, Target
+from lib.config import Block
+from lib.edit.losses import losses
+
+SEES = "gradients with respect to its own vectors; true answers of the taught half, retained facts"
+BUDGET = "steps"
+ORACLE = False
+
+
+class Settings(Block):
+    """vectors: how many; lr: of Adam, in units of the embedding's mean size."""
+
+    vectors: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    read_at: list[int]
+    batch_facts: int = Field(ge=1)
+    batch_retain: int = Field(ge=1)
+
+
+def attack(target: Target, settings: Settings) -> Iterator[Level]:
+    """Vectors that start as embeddings of random words and learn the taught half's answers."""
+    model, tokenizer = target.loaded.model, target.loaded.tokenizer
+    lesson = Lesson.of(target, "half", settings)
+    generator = torch.Generator().manual_seed(target.seed)
+    words = torch.randint(len(tokenizer), (settings.vectors,), generator=generator)
+    vectors = model.get_input_embeddings()(words.to(model.device)).detach().float()
+    size = vectors.norm(dim=1).mean() / vectors.shape[1] ** 0.5
+    vectors.requires_grad_(True)
+    optimizer = torch.optim.Adam([vectors], lr=settings.lr * size.item())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
+    runner = Inserted(target.loaded, tuple(words.tolist()), vectors)
+    lesson = lesson.asking(longer(lesson.prompts, runner.tokens, runner.bos))
+    for step in range(settings.steps + 1):
+        if step in settings.read_at:
+            spent = {"trained": vectors.numel(), "steps": step, "taught": True}
+            yield Level(target.read(runner), step, **spent)
+        if step == settings.steps:
+            return
+        loss = sum(losses(runner, lesson.step()).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()

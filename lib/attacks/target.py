@@ -1,0 +1,197 @@
+"""What every attack gets and gives: one model to attack, and read-outs of what it then answers.
+
+A `Target` is an edited model (or, as the reference of every attack, the unedited one) with all that
+attackers may use. An attack is a module of `lib.attacks` with
+
+    class Settings(Block)      its block in params.yaml, without `method`
+    SEES                       what the attacker sees and may change, in words
+    BUDGET                     what its budget counts: steps, shots, bits, ...
+    ORACLE                     does it need the unedited model, which no attacker has?
+    attack(target, settings)   yields a Level per read-out; changes nothing that it does not undo
+
+Every read-out asks the same facts in the training format: both halves of the edited facts, retained
+facts (a collapse shows there), and invented subjects with arbitrary labels (luck shows there). The
+attacker knows the true answers of the taught half; the other half is what is to be recovered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from lib import models, paths, text
+from lib.config import Settings
+from lib.edit import delta
+from lib.facts.formats import Catalogue, Format
+from lib.facts.records import FactRecord, FactSplit, evenly, load_facts, load_never_known
+from lib.facts.tasks import catalogue
+from lib.measure import score_facts
+from lib.packing import Runner
+
+NEVER_KNOWN = "never_known"
+READ = ("forget_train", "forget_heldout", "retain_test")
+FORGET = READ[:2]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One read-out of an attack.
+
+    rows: columns of `measure.score_facts` and split; budget: how much of BUDGET was spent; variant:
+    which of several ways; trained: how many numbers; steps: of training or search; taught: did the
+    true answers of the taught half enter?
+    """
+
+    rows: pandas.DataFrame
+    budget: float
+    variant: str = ""
+    trained: int = 0
+    steps: int = 0
+    taught: bool = False
+
+
+@dataclass
+class Target:
+    """A model under attack.
+
+    passages: text like that the edit was to keep; other_text: text that it never saw; unedited:
+    values that the edit replaced (empty: this is the unedited model); control: how many retained
+    and how many invented facts are read; seen: what attacks keep of the unedited model, shared by
+    all targets of a task.
+    """
+
+    loaded: models.LoadedModel
+    formats: Catalogue
+    facts: dict[str, FactRecord]
+    split: FactSplit
+    invented: list[FactRecord]
+    passages: list[tuple[int, ...]]
+    other_text: list[tuple[int, ...]]
+    seed: int
+    control: int
+    unedited: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict = field(default_factory=dict)
+    work: Operations = field(default_factory=lambda: Operations())
+
+    @staticmethod
+    def of(task: str, seed: int, settings: Settings) -> Target:
+        """The unedited model with a task's facts, as earlier stages wrote them."""
+        folder, passages = paths.facts(task, seed), text.load()
+        facts, split = load_facts(folder)
+        model = settings.model
+        return Target(
+            models.load(model.name, model.device, model.dtype),
+            catalogue(settings.task(task)),
+            facts,
+            split,
+            load_never_known(folder),
+            passages["train"],
+            passages["second"],
+            seed,
+            settings.attacks.control,
+        )
+
+    @contextmanager
+    def edited(self, folder: Path) -> Iterator[Target]:
+        """Inside, the stored edit of `folder` is on the model, and the target knows it."""
+        old = delta.apply(self.loaded, folder)
+        try:
+            yield replace(self, unedited=old)
+        finally:
+            delta.restore(self.loaded.model, old)
+
+    @property
+    def forms(self) -> dict[str, Format]:
+        """{relation: training format}."""
+        return self.formats.forms(self.formats.training)
+
+    @property
+    def taught(self) -> list[FactRecord]:
+        """The half whose true answers the attacker knows."""
+        return [self.facts[i] for i in self.split.forget_train]
+
+    def asked(self, roles: tuple[str, ...] = (*READ, NEVER_KNOWN)) -> dict[str, list[FactRecord]]:
+        """{role: facts read out}; controls are cut to `control` facts (splits keep their mix of
+        relations in every slice) and to relations of edited facts."""
+        found = {r: [self.facts[i] for i in getattr(self.split, r)] for r in READ}
+        wanted = {f.relation for r in FORGET for f in found[r]}
+        nobody = evenly([f for f in self.invented if f.relation in wanted], self.control)
+        found |= {"retain_test": found["retain_test"][: self.control], NEVER_KNOWN: nobody}
+        return {role: found[role] for role in roles}
+
+    def read(
+        self,
+        runner: Runner | None = None,
+        prefix: str = "",
+        form: str = "",
+        roles: tuple[str, ...] = (*READ, NEVER_KNOWN),
+    ) -> pandas.DataFrame:
+        """Rows of `measure.score_facts` with their split; its own arithmetic is not counted as the
+        attacker's.
+
+        runner: answers instead of the model as it is; prefix: text before every prompt; form: name
+        of the format, default the training format; roles: see `asked`.
+        """
+        asked = self.asked(roles)
+        split = {f.id: role for role, facts in asked.items() for f in facts}
+        facts = [f for facts in asked.values() for f in facts]
+        forms = self.formats.forms(form or self.formats.training)
+        forms = {relation: prefixed(form, prefix) for relation, form in forms.items()}
+        facts = [replace(f, prompt=prefix + f.prompt) if prefix else f for f in facts]
+        with self.work.paused():
+            runner = runner or Runner(self.loaded.model)
+            rows = score_facts(runner, self.loaded.tokenizer, forms, facts)
+        rows.insert(1, "split", rows.id.map(split))
+        return rows
+
+    @contextmanager
+    def without_edit(self) -> Iterator[None]:
+        """Inside, the model is the unedited one."""
+        parameters = dict(self.loaded.model.named_parameters())
+        edited = {n: parameters[n].detach().clone() for n in self.unedited}
+        delta.restore(self.loaded.model, self.unedited)
+        try:
+            yield
+        finally:
+            delta.restore(self.loaded.model, edited)
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations of matrix products, by PyTorch's own formulas."""
+
+    def __init__(self):
+        super().__init__()
+        self.total, self.on = 0, True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket) if self.on else None
+        if formula:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, nothing is counted."""
+        before, self.on = self.on, False
+        try:
+            yield
+        finally:
+            self.on = before
+
+
+def prefixed(form: Format, prefix: str) -> Format:
+    """The same question after `prefix`; facts with wordings of their own must bring it along."""
+    return replace(form, template=form.template and prefix + form.template)
+
+
+def last_line(text: str) -> str:
+    """The question itself, without examples before it."""
+    return text.rsplit("\n", 1)[-1]
