@@ -60,6 +60,7 @@ def summary(task: str) -> pandas.DataFrame:
     ).pivot(index="localization", columns="measure", values="text")
     retained = rows.query("attack == 'formats' and format == 'training' and split == 'retain_test'")
     retained = retained.query("metric == 'true_accuracy'").set_index("localization").value
+    reached = position.groupby("localization").reached.all()
     names = order(edits.index)
     shown, edits = shown.reindex(names), edits.loc[names]
     return pandas.DataFrame(
@@ -67,7 +68,9 @@ def summary(task: str) -> pandas.DataFrame:
             "weights (M)": (edits.weights / 1e6).round(1),
             "steps": edits.steps.round().astype(int),
             "seconds": edits.seconds.round().astype(int),
-            "strength": edits.strength.round(3),
+            "strength": [
+                f"{edits.strength[n]:.3f}" + ("" if reached[n] else " (not reached)") for n in names
+            ],
             "transfer": shown["transfer"].fillna(""),
             "recovery": shown["recovery"].fillna(""),
             "retained": retained[names].round(2),
