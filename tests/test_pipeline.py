@@ -154,10 +154,10 @@ def test_changing_one_localization_reruns_its_own_cells_only(copy):
     changed = yaml.safe_load(before)
     changed["localizations"]["mlp-window-2"]["start"] = 1
     params.write_text(yaml.safe_dump(changed, sort_keys=False))
-    done = reran(copy)
+    done = reran(copy, "edit")
     params.write_text(before)
     assert {n for n in done if n.startswith("edit@")} == {f"edit@{TASK}-mlp-window-2-0"}
-    reran(copy)  # back to where the next tests begin
+    reran(copy, "edit")  # back to where the next tests begin
 
 
 def test_a_misspelt_parameter_stops_at_once_and_loses_nothing(copy):
