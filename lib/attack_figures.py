@@ -10,7 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas
 
-from lib.figures import CHANCE, COLORBLIND, UNEDITED, label, order
+from lib.figures import CHANCE, COLORBLIND, UNEDITED, headline, label, name_rows, order
 from lib.result_figures import point
 
 ATTACKS = {  # one entry per module of lib.attacks
@@ -18,6 +18,7 @@ ATTACKS = {  # one entry per module of lib.attacks
     "in_context": dict(color=COLORBLIND[0], marker="v"),
     "jailbreak": dict(color=COLORBLIND[0], marker="^"),
     "soft_prompt": dict(color=COLORBLIND[9], marker="s"),
+    "prompt_adapter": dict(color=COLORBLIND[9], marker="P"),
     "token_search": dict(color=COLORBLIND[9], marker="D"),
     "relearn": dict(color=COLORBLIND[3], marker="o"),
     "quantize": dict(color=COLORBLIND[1], marker="v"),
@@ -33,8 +34,8 @@ ATTACKS = {  # one entry per module of lib.attacks
 def battery(table: pandas.DataFrame, methods: dict[str, str], title: str):
     """Recovery by every attack, one panel per localization.
 
-    table: rows (localization, attack, value, low, high, failed, invented); methods: {attack:
-    module}.
+    table: rows (localization, attack, value, low, high, failed, invented, majority);
+    methods: {attack: module}.
     """
     first = [n for n in ("unedited",) if n in set(table.localization)]
     names = first + order(set(table.localization) - {"unedited"})
@@ -47,7 +48,7 @@ def battery(table: pandas.DataFrame, methods: dict[str, str], title: str):
             if attack not in mine.index:
                 continue
             row = mine.loc[attack]
-            axis.plot(row.invented, y, "|", color="0.4", ms=8)
+            _controls(axis, row, y)
             axis.errorbar(
                 row.value,
                 y,
@@ -67,19 +68,25 @@ def battery(table: pandas.DataFrame, methods: dict[str, str], title: str):
     axes[0].invert_yaxis()
     figure.supxlabel(
         "recovery R of the half no attacker was told (dashed: all that was known, dotted: luck; "
-        "hollow: the attack failed its gates; bars: invented subjects; grey: needs the unedited "
-        "model)",
+        "hollow: the attack failed its gates;\nbars: invented subjects; crosses: the taught half's "
+        "most frequent answer; grey: needs the unedited model)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
+
+
+def _controls(axis, row, y) -> None:
+    """What luck scores beside a point: invented subjects, and always the most frequent answer."""
+    axis.plot(row.invented, y, "|", color="0.4", ms=8)
+    axis.plot(row.majority, y, "x", color="0.6", ms=4)
 
 
 def worst_case(table: pandas.DataFrame, title: str):
     """The headline: the highest recovery by any attack, per localization.
 
-    table: rows (localization, scope, attack, value, low, high, invented, depth, reached).
+    table: rows (localization, scope, attack, value, low, high, invented, majority, depth,
+    reached).
     """
     names = order(set(table.localization) - {"unedited"})
     scopes = {
@@ -95,7 +102,7 @@ def worst_case(table: pandas.DataFrame, title: str):
             if name in mine.index:
                 row = mine.loc[name]
                 point(axis, row, y, name)
-                axis.plot(row.invented, y, "|", color="0.4", ms=8)
+                _controls(axis, row, y)
                 axis.annotate(
                     row.attack.replace("-", " "), (1.2, y), fontsize=8, va="center", color="0.3"
                 )
@@ -104,16 +111,14 @@ def worst_case(table: pandas.DataFrame, title: str):
         axis.set(xlim=(min(table.low.min() - 0.1, -0.2), 1.9), xticks=[0, 0.5, 1])
         count = int(mine.attacks.max()) if len(mine) else 0
         axis.set_title(f"{words} ({count})", fontsize=9)
-    axes[0].set(yticks=range(len(names)))
-    axes[0].set_yticklabels([label(n) for n in names])
-    axes[0].invert_yaxis()
+    name_rows(axes[0], names)
     figure.supxlabel(
         "highest recovery R by any attack, and which one (dashed: all that was known, dotted: "
-        "luck; bars: invented subjects; hollow: edit did not reach the strength)",
+        "luck; bars: invented subjects; crosses: the taught half's most frequent answer; "
+        "hollow: edit did not reach the strength)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -148,8 +153,7 @@ def budgets(table: pandas.DataFrame, methods: dict[str, str], title: str):
         fontsize=9,
     )
     figure.supylabel("share of the half no attacker\nwas told, answered truly", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -187,6 +191,5 @@ def inside(table: pandas.DataFrame, first_trained: dict[str, int], title: str):
     axes[0][-1].legend(handles, words, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.supxlabel("layer (vertical line: first trained layer)", fontsize=9)
     figure.supylabel("share of facts for which the answer is read", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure

@@ -248,6 +248,15 @@ class Relearn(Block):
     batch_passages: int = Field(ge=0)
 
 
+class SideEffects(Block):
+    """Samples of what edits write, and benchmarks of lm_eval with at most so many questions."""
+
+    samples: int = Field(ge=0)
+    sample_tokens: int = Field(ge=1)
+    benchmarks: list[str]
+    benchmark_limit: int = Field(ge=1)
+
+
 class Statistics(Block):
     """Intervals: bootstrap over facts."""
 
@@ -278,6 +287,7 @@ class Settings(Block):
     attack_prompts: dict[str, dict]
     attack_weights: dict[str, dict]
     attack_inside: dict[str, dict]
+    side_effects: SideEffects
     statistics: Statistics
 
     def task(self, name: str) -> Task:

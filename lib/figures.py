@@ -84,6 +84,18 @@ def order(names) -> list[str]:
     return sorted(names, key=key)
 
 
+def name_rows(axis, names: list[str]) -> None:
+    """One row per localization, the first on top."""
+    axis.set(yticks=range(len(names)), yticklabels=[label(n) for n in names])
+    axis.invert_yaxis()
+
+
+def headline(figure, title: str) -> None:
+    """The finding above the figure, and no axes on top of each other."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
+    figure.tight_layout()
+
+
 def save(figure, name: str, folder: Path) -> list[Path]:
     """Write png and pdf that repeat byte for byte; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +158,7 @@ def circuit(heads, mlps, strongest, fed: list[int], receiver: int, threshold: fl
     axes[1].axhline(threshold, **CHANCE)
     axes[1].set(title=f"step 2: MLPs below layer {receiver} (filled: they feed it)")
     axes[1].set(xlabel="layer", ylabel="share of the logit difference", xticks=range(receiver))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -180,8 +191,7 @@ def heat_maps(tables: dict[str, pandas.DataFrame], title: str):
         shown = range(0, table.shape[1], 2)
         axis.set_xticks([i + 0.5 for i in shown], list(table.columns[::2]), rotation=0)
         axis.set_yticks([i + 0.5 for i in range(len(table))], list(table.index), rotation=0)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -199,8 +209,7 @@ def node_effects(effect: pandas.DataFrame, words: str, title: str):
     )
     axes[1].axhline(0, **CHANCE)
     axes[1].set(title="MLPs", xlabel="layer", ylabel=words, xticks=range(len(mlps)))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -248,9 +257,8 @@ def component_map(sets: dict[str, Localization], n_layers: int, title: str):
             marks = dict(edgecolor=color, facecolor=face, marker=marker)
             axis.scatter(layers, [row + shift] * len(layers), size, **marks)
         axis.text(n_layers - 0.2, row, f"{chosen.weights / 1e6:.1f} M", va="center", fontsize=8)
-    axis.set(yticks=range(len(names)), xticks=range(n_layers), xlim=(-0.7, n_layers + 1.6))
-    axis.set_yticklabels([label(n) for n in names])
-    axis.invert_yaxis()
+    name_rows(axis, names)
+    axis.set(xticks=range(n_layers), xlim=(-0.7, n_layers + 1.6))
     axis.set_xlabel("layer (squares: MLP, dots: attention, open: single matrices; right: weights)")
     axis.set_title(title, loc="left", wrap=True)
     return figure
@@ -279,6 +287,5 @@ def overlaps(table: pandas.DataFrame, title: str):
         axis.set_yticks([i + 0.5 for i in range(len(names))], [label(n) for n in names], rotation=0)
         axis.tick_params(labelleft=first)
         axis.axvline(len(wide.columns) - 1, color="white", lw=6)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    headline(figure, title)
     return figure

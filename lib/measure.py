@@ -11,6 +11,7 @@ import pandas
 import torch
 import torch.nn.functional as F
 
+from lib.facts import choices
 from lib.facts.formats import Format, encode, first_tokens
 from lib.facts.records import FactRecord
 from lib.packing import Pack, Runner
@@ -49,6 +50,8 @@ def score_facts(
 
     forms: {relation: format}, see `Catalogue.forms`; answer is the most probable option.
     """
+    if any(form.kind == "choice" for form in forms.values()):
+        return _score_choices(runner, tokenizer, forms, facts)
     options = option_tokens(tokenizer, forms, facts)
     pairs = [(fact, tokens) for fact, tokens in zip(facts, options) if tokens]
     if not pairs:
@@ -59,11 +62,23 @@ def score_facts(
     rows = []
     for logits, (fact, tokens) in zip(runner.answer_logits(prompts, every), pairs):
         p = logits[[column[t] for t in tokens.values()]].softmax(0)
-        held = dict(zip(tokens, p.tolist()))
-        answer = list(tokens)[int(p.argmax())]
-        name = forms[fact.relation].name
-        said = (answer, held[fact.true], held[fact.edit])
-        rows.append((fact.id, fact.relation, name, fact.true, fact.edit, *said))
+        rows.append(_row(forms, fact, dict(zip(tokens, p.tolist()))))
+    return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(forms: dict[str, Format], fact: FactRecord, held: dict[str, float]) -> tuple:
+    answer = max(held, key=held.get)
+    name = forms[fact.relation].name
+    said = (answer, held[fact.true], held[fact.edit])
+    return (fact.id, fact.relation, name, fact.true, fact.edit, *said)
+
+
+def _score_choices(runner, tokenizer, forms, facts) -> pandas.DataFrame:
+    rows = []
+    for relation, form in forms.items():
+        mine = [f for f in facts if f.relation == relation]
+        held = choices.probabilities(runner, tokenizer, form, mine) if mine else []
+        rows += [_row(forms, fact, p) for fact, p in zip(mine, held)]
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 

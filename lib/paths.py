@@ -21,8 +21,14 @@ def model(name: str) -> Path:
 
 
 def facts(task: str, seed: int) -> Path:
-    """Folder with facts.json, split.json and the unedited model's scores."""
+    """Folder with facts.json, split.json and invented subjects."""
     return DATA / "facts" / task / str(seed)
+
+
+def unedited(task: str, seed: int) -> Path:
+    """Folder with the unedited model's answers in every format: apart from the facts, so that a new
+    format makes no edit anew."""
+    return DATA / "unedited" / task / str(seed)
 
 
 def localize(task: str, seed: int) -> Path:

@@ -58,8 +58,8 @@ def summary(task: str) -> pandas.DataFrame:
     shown = position.assign(
         text=[f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in position.itertuples()]
     ).pivot(index="localization", columns="measure", values="text")
-    retained = rows.query("attack == 'formats' and format == 'training' and split == 'retain_test'")
-    retained = retained.query("metric == 'true_accuracy'").set_index("localization").value
+    retained = rows.query("attack == 'side-effects' and metric == 'retained'")
+    retained = retained.set_index("localization").value
     reached = position.groupby("localization").reached.all()
     names = order(edits.index)
     shown, edits = shown.reindex(names), edits.loc[names]

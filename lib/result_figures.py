@@ -9,7 +9,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas
 
-from lib.figures import CHANCE, COLORBLIND, UNEDITED, label, order, style
+from lib.figures import CHANCE, COLORBLIND, UNEDITED, headline, label, name_rows, order, style
 
 
 def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float, title: str):
@@ -18,34 +18,38 @@ def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float
     table: rows (localization, format, value, low, high, reached, depth), localization "unedited"
     included.
     """
-    formats = list(answerable)
+    formats = [name for name, ok in answerable.items() if ok]
+    refused = [name for name, ok in answerable.items() if not ok]
     names = order(set(table.localization) - {"unedited"})
-    figure, axes = plt.subplots(
-        1, len(formats), figsize=(1.75 * len(formats) + 1.5, 0.3 * len(names) + 1.6), sharey=True
-    )
+    columns = len(formats) if len(formats) <= 8 else -(-len(formats) // 2)
+    lines = -(-len(formats) // columns)
+    size = (1.75 * columns + 1.5, (0.3 * len(names) + 1.0) * lines + 0.9)
+    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    axes = list(grid.flat)
     for axis, form in zip(axes, formats):
         rows = table[table.format == form].set_index("localization")
         for y, name in enumerate(names):
-            point(axis, rows.loc[name], y, name, faded=not answerable[form])
+            point(axis, rows.loc[name], y, name)
         axis.axvline(rows.loc["unedited", "value"], **UNEDITED)
         axis.axvline(chance, **CHANCE)
-        heading = form.replace("-", "\n", 1)
-        axis.set_title(heading if answerable[form] else f"{heading}\n(not answerable)", fontsize=9)
+        axis.set_title(form.replace("-", "\n", 1), fontsize=9)
         axis.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
-    axes[0].set(yticks=range(len(names)))
-    axes[0].set_yticklabels([label(n) for n in names])
-    axes[0].invert_yaxis()
+    for axis in axes[len(formats) :]:
+        axis.axis("off")
+    name_rows(axes[0], names)
+    for line in grid[1:]:
+        line[0].set_yticklabels([label(n) for n in names])
+    left_out = f"; not answerable: {', '.join(refused)}" if refused else ""
     figure.supxlabel(
         "share of edited facts that give the new answer (dashed: unedited model, dotted: chance; "
-        "hollow: edit did not reach the strength)",
+        f"hollow: edit did not reach the strength{left_out})",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
-def point(axis, row, y, name, faded: bool = False):
+def point(axis, row, y, name):
     """A localization's value with its interval at height y; hollow below the edit strength."""
     look = style(name, row.depth)
     axis.errorbar(
@@ -53,7 +57,7 @@ def point(axis, row, y, name, faded: bool = False):
         y,
         xerr=[[row.value - row.low], [row.high - row.value]],
         fmt=look["marker"],
-        color="0.8" if faded else look["color"],
+        color=look["color"],
         markerfacecolor=None if row.reached else "white",
         markersize=6,
         capsize=2,
@@ -95,8 +99,7 @@ def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float,
     figure.legend(handles, words, loc="lower right", ncol=2, frameon=True)
     figure.supxlabel("steps of relearning (dashed: unedited model, dotted: chance)", fontsize=9)
     figure.supylabel("share of facts answered truly", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -144,13 +147,13 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
         "(dashed: unedited model, dotted: chance; hollow: below the edit strength)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
 SIDE_EFFECTS = {
     "retained": "retained facts\nanswered truly",
+    "neighbours": "neighbours of edited\nfacts answered truly",
     "heldout_loss": "held-out text:\nadded loss (nats)",
     "heldout_kl": "held-out text:\nKL from unedited (nats)",
     "second_loss": "second text:\nadded loss (nats)",
@@ -160,24 +163,23 @@ SIDE_EFFECTS = {
 def side_effects(table: pandas.DataFrame, references: dict[str, float], chance: float, title: str):
     """What else changed: rows (localization, measure, value, low, high, reached, depth)."""
     names = order(table.localization.unique())
-    figure, axes = plt.subplots(1, 4, figsize=(12, 0.3 * len(names) + 1.4), sharey=True)
-    for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
+    panels = {m: words for m, words in SIDE_EFFECTS.items() if m in set(table.measure)}
+    size = (2.8 * len(panels) + 1, 0.3 * len(names) + 1.4)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True)
+    for axis, (measure, words) in zip(axes, panels.items()):
         rows = table[table.measure == measure].set_index("localization")
         for y, name in enumerate(names):
             point(axis, rows.loc[name], y, name)
         axis.axvline(references[measure], **UNEDITED)
-        if measure == "retained":
+        if measure in ("retained", "neighbours"):
             axis.axvline(chance, **CHANCE)
         axis.set_title(words, fontsize=9)
-    axes[0].set(yticks=range(len(names)))
-    axes[0].set_yticklabels([label(n) for n in names])
-    axes[0].invert_yaxis()
+    name_rows(axes[0], names)
     figure.supxlabel(
         "dashed: unedited model; dotted: chance; hollow: edit did not reach the strength",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -199,15 +201,13 @@ def pairwise(table: pandas.DataFrame, words: dict[str, str], level: float, title
         axis.axvline(0, **CHANCE)
         axis.set(xlim=(-1.05, 1.05))
         axis.set_title(heading, fontsize=9)
-    axes.flat[0].set(yticks=range(len(names)), yticklabels=[label(n) for n in names])
-    axes.flat[0].invert_yaxis()
+    name_rows(axes.flat[0], names)
     figure.supxlabel(
         "fact lookup minus the other set, paired over facts (filled: a difference after Holm's "
         "correction; no point: edit or attack does not count)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -256,8 +256,7 @@ def frontier(table: pandas.DataFrame, strength: float, title: str):
         "the grid; dashed: unedited model; vertical: where edits stop)",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -277,8 +276,7 @@ def removals(table: pandas.DataFrame, chance: float, title: str):
         axis.set_xlim(-0.2 * least, 1.3 * table["count"].max())
         axis.set_xticks([0, *(10**e for e in range(3, 7) if 10**e <= table["count"].max())])
     figure.supxlabel("number of weights set to zero (dotted: chance)", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -292,8 +290,7 @@ def scaling(table: pandas.DataFrame, title: str):
         axis.set_xticks(sorted(table.facts.unique()))
         axis.xaxis.set_major_formatter("{x:.0f}")
     figure.supxlabel("number of facts edited at once", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -356,8 +353,7 @@ def batches(table: pandas.DataFrame, title: str):
         axes[row][0].set_ylabel(f"new answer (retained:\ntrue), {kind}", fontsize=9)
     axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.supxlabel("after this many batches have been edited", fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9, wrap=True)
-    figure.tight_layout()
+    headline(figure, title)
     return figure
 
 
@@ -385,14 +381,12 @@ def beside(table: pandas.DataFrame, title: str):
             axis.errorbar(rows.value, y, xerr=error, ms=5, capsize=2, label=source, **look)
         axis.set(xlim=(-0.04, 1.04))
         axis.set_title(task, fontsize=9)
-    axes.flat[0].set(yticks=range(len(names)), yticklabels=[label(n) for n in names])
-    axes.flat[0].invert_yaxis()
+    name_rows(axes.flat[0], names)
     axes.flat[-1].legend(fontsize=8, loc="lower right", frameon=True)
     figure.supxlabel(
         "transfer (published: multiple choice, mean of three models; ours: another answer "
         "vocabulary); only orders can be compared",
         fontsize=9,
     )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.tight_layout()
+    headline(figure, title)
     return figure

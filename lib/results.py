@@ -23,6 +23,7 @@ from lib.edit import delta
 from lib.facts.records import load_facts
 from lib.facts.tasks import catalogue
 from lib.localize.select import mean_depth
+from lib.side_effects import NEIGHBOURS
 from lib.stats import Estimate, estimate, luck, recovery
 
 UNEDITED = "unedited"
@@ -42,7 +43,8 @@ class Collected:
     """Everything measured on one task, all seeds together; fact ids carry their seed.
 
     forget: were true answers to be forgotten, without new ones? asked: format attack, localization
-    "unedited" included; relearned: relearning attack; texts: held-out text losses; cards: one row
+    "unedited" included; relearned: relearning attack; kept: retained facts with their group (see
+    `side_effects.neighbourhood`); texts: held-out text losses; cards: one row
     per edit; trials: of its settings on validation facts; sets: {localization: components} of the
     first seed; chance: of guessing the true answer.
     """
@@ -51,6 +53,7 @@ class Collected:
     forget: bool
     asked: pandas.DataFrame
     relearned: pandas.DataFrame
+    kept: pandas.DataFrame
     texts: pandas.DataFrame
     cards: pandas.DataFrame
     trials: pandas.DataFrame
@@ -73,15 +76,16 @@ class Collected:
 
 def collect(task: str, settings: Settings) -> Collected:
     """Read every stage's output for a task; FileNotFoundError names what is missing."""
-    asked, relearned, texts, cards, trials = [], [], [], [], []
+    asked, relearned, kept, texts, cards, trials = [], [], [], [], [], []
     for seed in settings.seeds:
-        folder = paths.facts(task, seed)
+        folder = paths.unedited(task, seed)
         asked.append(_read(folder / "unedited.csv", seed).assign(localization=UNEDITED))
         mine = _read(paths.attack("formats", task, seed) / "rows.csv", seed)
         asked.append(mine[mine.localization != UNEDITED])
         mine = _read(paths.attack("relearn", task, seed) / "rows.csv", seed)
         mine = mine[mine.localization != UNEDITED].rename(columns={"budget": "step"})
         relearned.append(mine)
+        kept.append(_read(paths.side_effects(task, seed) / "retained.csv", seed))
         texts.append(_read(paths.side_effects(task, seed) / "text.csv", seed))
         for name in settings.compare:
             folder = paths.edit(task, name, seed)
@@ -103,6 +107,7 @@ def collect(task: str, settings: Settings) -> Collected:
         forget,
         asked,
         pandas.concat(relearned, ignore_index=True),
+        pandas.concat(kept, ignore_index=True),
         pandas.concat(texts, ignore_index=True),
         cards,
         pandas.concat(trials, ignore_index=True),
@@ -292,13 +297,17 @@ def frontier_table(data: Collected, settings: Settings) -> pandas.DataFrame:
 
 
 def side_effect_table(data: Collected, settings: Settings) -> pandas.DataFrame:
-    """Retained facts, added loss and KL on held-out text, added loss on the second text."""
-    asked = data.asked[(data.asked.split == "retain_test") & (data.asked.localization != UNEDITED)]
-    asked = asked[asked["format"] == next(iter(data.answerable))]
-    asked = asked.assign(value=asked.answer == asked.true)
+    """Retained facts and neighbours answered truly, added loss and KL on held-out text, added loss
+    on the second text."""
+    kept = data.kept[data.kept.localization != UNEDITED]
+    kept = kept.assign(value=kept.answer == kept.true)
+    near = kept[kept.group == NEIGHBOURS]
     parts = [
-        _estimates(asked.groupby(["localization"]), "value", settings).assign(measure="retained")
+        _estimates(kept.groupby(["localization"]), "value", settings).assign(measure="retained")
     ]
+    if len(near):
+        found = _estimates(near.groupby(["localization"]), "value", settings)
+        parts.append(found.assign(measure="neighbours"))
     keys = ["seed", "text", "passage"]
     base = data.texts[data.texts.localization == UNEDITED].set_index(keys).loss
     rows = data.texts[data.texts.localization != UNEDITED]
@@ -406,8 +415,11 @@ def tidy(data: Collected, settings: Settings) -> pandas.DataFrame:
         split="forget_heldout",
         step=settings.attack_relearn.steps,
     )
-    effects = side_effect_table(data, settings).query("measure != 'retained'")
-    effects = effects.assign(attack="side-effects", metric=effects.measure, split="text")
+    effects = side_effect_table(data, settings)
+    facts = effects.measure.isin(["retained", "neighbours"]).map(
+        {True: "retain_test", False: "text"}
+    )
+    effects = effects.assign(attack="side-effects", metric=effects.measure, split=facts)
     cards = data.cards.melt(
         ["localization", "seed"], [m for m in CARD_METRICS if m in data.cards], var_name="metric"
     ).assign(attack="edit", format=training, split="forget")

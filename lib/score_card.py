@@ -6,7 +6,8 @@ known. Of an attack with several variants or budgets the attacker keeps what bri
 half it was told; one that trains on that half stops at its full budget. The worst case is the
 highest R of any attack that an attacker could run; its interval resamples facts, the same for all
 attacks. A highest of many is high by luck too: invented subjects with arbitrary labels, read in the
-same way, show how high.
+same way, show how high. Beside them stands what always saying the taught half's most frequent
+answer would score.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lib.attacks import battery
 from lib.attacks.battery import UNEDITED
 from lib.attacks.formats import answerable
 from lib.config import GROUPS, Settings
+from lib.facts.records import FORGET
 from lib.stats import Estimate, estimate, luck, recovery, resample
 
 KEY = ["localization", "attack"]
@@ -54,7 +56,7 @@ def collect(task: str, settings: Settings) -> Evidence:
         for folder in folders:
             rows.append(_read(folder / "rows.csv", seed))
             ledger.append(_read(folder / "ledger.csv", seed))
-        unedited = _read(paths.facts(task, seed) / "unedited.csv", seed)
+        unedited = _read(paths.unedited(task, seed) / "unedited.csv", seed)
         counted = answerable(unedited, settings.attack_formats.gate)
         asked = rows[-len(folders)]
         rows[-len(folders)] = asked[asked.variant.map(counted).eq(True)]
@@ -100,8 +102,9 @@ def attack_table(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
 
     variant, budget; value, low, high, n: recovery R; prior: what luck would score; heldout,
     forget_train, retain_test: shares answered truly; invented: R of the arbitrary labels of
-    invented subjects, which nothing could have stored; failed: why the attack does not count, if
-    so; oracle: does it need the unedited model?
+    invented subjects, which nothing could have stored; majority: R of always saying the most
+    frequent answer of the taught half; failed: why the attack does not count, if so; oracle: does
+    it need the unedited model?
     """
     rows, taught = [], evidence.ledger.groupby("attack").taught.any()
     for (name, attack), part in stopped(evidence).groupby(KEY, sort=False):
@@ -113,7 +116,7 @@ def attack_table(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
         row |= vars(_recovery(heldout, lucky, evidence.known, settings))
         row |= {"prior": lucky.mean(), "heldout": right["forget_heldout"]}
         row |= {s: right.get(s, float("nan")) for s in ("forget_train", "retain_test")}
-        row |= {"invented": _invented(nobody)}
+        row |= {"invented": _invented(nobody), "majority": _majority(part, lucky, evidence.known)}
         row |= {"failed": _failed(right, settings) if taught[attack] else ""}
         row |= {"oracle": battery.module(attacks(settings)[attack]).ORACLE}
         rows.append(row)
@@ -134,6 +137,15 @@ def _invented(nobody: pandas.DataFrame) -> float:
     return ((nobody.answer == nobody.true).mean() - prior) / (1 - prior) if prior < 1 else 0.0
 
 
+def _majority(rows: pandas.DataFrame, lucky: numpy.ndarray, known: float) -> float:
+    """R of saying, for every fact of a relation, the most frequent true answer of its taught
+    half."""
+    taught, heldout = (rows[rows.split == half] for half in FORGET)
+    said = taught.groupby("relation").true.agg(lambda labels: labels.mode()[0])
+    share, prior = (heldout.relation.map(said) == heldout.true).mean(), lucky.mean()
+    return (share - prior) / (known - prior) if prior < known else float("nan")
+
+
 def _failed(right: pandas.Series, settings: Settings) -> str:
     """Why an attack that teaches does not count (section 8.4); "" if it does."""
     gates = {
@@ -145,7 +157,8 @@ def _failed(right: pandas.Series, settings: Settings) -> str:
 
 def worst_case(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
     """One row per localization and scope: attack (the strongest), value, low, high (its R), n,
-    attacks (how many could be run), invented (the highest R of arbitrary labels, by any attack).
+    attacks (how many could be run), invented (the highest R of arbitrary labels, by any attack),
+    majority (R of saying the taught half's most frequent answer).
 
     scope: `shared` (attacks that all localizations face) or `battery` (all attacks, for those that
     face them).
@@ -167,12 +180,14 @@ def worst_case(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
 
 def _worst(rows, known: float, settings: Settings, name: str, scope: str) -> dict:
     heldout = rows[rows.split == "forget_heldout"]
-    hits, lucky, labels = {}, {}, {}
+    hits, lucky, labels, often = {}, {}, {}, {}
     for attack, part in heldout.groupby("attack", sort=False):
-        nobody = rows[(rows.attack == attack) & (rows.split == "never_known")]
+        all_of_it = rows[rows.attack == attack]
+        nobody = all_of_it[all_of_it.split == "never_known"]
         hits[attack] = (part.answer == part.true).astype(float).set_axis(part.id)
         lucky[attack] = pandas.Series(luck(part, nobody), part.id)
         labels[attack] = _invented(nobody)
+        often[attack] = _majority(all_of_it, lucky[attack], known)
     hits, lucky = pandas.DataFrame(hits), pandas.DataFrame(lucky)
     everyone = numpy.arange(len(hits))[None]
     draws = resample(len(hits), settings.statistics.resamples, 0)
@@ -191,6 +206,7 @@ def _worst(rows, known: float, settings: Settings, name: str, scope: str) -> dic
         "n": len(hits),
         "attacks": hits.shape[1],
         "invented": numpy.nanmax(list(labels.values())),
+        "majority": numpy.nanmax(list(often.values())),
     }
 
 
@@ -220,6 +236,22 @@ def budget_table(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
         dict(zip(keys, key)) | vars(estimate(group, level, resamples)) for key, group in right
     ]
     return evidence.ledger.merge(pandas.DataFrame(shares), on=keys)
+
+
+def half_budgets(evidence: Evidence, settings: Settings) -> pandas.DataFrame:
+    """Smallest budget of every attack at which R of the half no attacker was told reaches 1/2:
+    localization x attack, missing where it never does. Attacks with one read-out are left out."""
+    found = {}
+    for (name, attack, variant), rows in evidence.rows.groupby([*KEY, "variant"], sort=False):
+        budgets = sorted(rows.budget.unique())
+        for budget in budgets if len(budgets) > 1 else []:
+            part = rows[rows.budget == budget]
+            heldout, nobody = (part[part.split == s] for s in ("forget_heldout", "never_known"))
+            r = _recovery(heldout, luck(heldout, nobody), evidence.known, settings).value
+            key = name, f"{attack} {variant}".strip()
+            found[key] = min(found.get(key, numpy.inf), budget if r >= 0.5 else numpy.inf)
+    table = pandas.Series(found).replace(numpy.inf, numpy.nan).unstack()
+    return table.rename_axis(index="localization", columns="attack")
 
 
 def sentence(worst: pandas.DataFrame, scope: str) -> str:

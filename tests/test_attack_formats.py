@@ -8,8 +8,9 @@ import pandas
 import pytest
 from pandas.api.types import is_float_dtype
 
-from lib.attacks.formats import READ, answerable, ask_all, vocabulary_formats
+from lib.attacks.formats import answerable, ask_all, vocabulary_formats
 from lib.facts.formats import Catalogue, Format, FormatSet
+from lib.facts.records import READ
 from lib.measure import score_facts
 from lib.packing import Runner
 

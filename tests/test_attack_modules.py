@@ -9,6 +9,7 @@ from test_attacks import SMALL, settings_of
 from lib.attacks import in_context, inserted, logit_lens, probes, prune, quantize, token_search
 from lib.attacks.battery import run
 from lib.attacks.jailbreak import load_wordings
+from lib.attacks.prompt_adapter import Adapter
 from lib.attacks.target import Target, last_line
 from lib.facts.formats import encode
 from lib.measure import score_facts
@@ -69,6 +70,21 @@ def test_a_soft_prompt_learns_the_taught_half(target):
     rows = rows_of(target, "soft_prompt", steps=30, read_at=[0, 30])
     taught = rows[rows.split == "forget_train"].groupby("budget").p_true.mean()
     assert taught[30] > taught[0] + 0.05
+
+
+def test_a_new_adapter_changes_no_answer_and_has_the_published_size(target):
+    rows = rows_of(target, "prompt_adapter", steps=1, read_at=[0, 1]).query("budget == 0")
+    assert rows.set_index("id").p_true.to_dict() == pytest.approx(read(target).to_dict(), abs=1e-5)
+    adapter = Adapter(64, memory=15, radius=6.0)
+    size = sum(w.numel() for w in adapter.parameters())
+    assert 5 * 64**2 <= size <= 5 * 64**2 + 30 * 64
+
+
+def test_what_an_adapter_adds_is_clipped():
+    adapter = Adapter(8, memory=3, radius=0.5)
+    torch.nn.init.normal_(adapter.attention.out_proj.weight, std=100.0)
+    x = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
+    assert (adapter(x) - x).norm(dim=-1).max() <= 0.5 + 1e-5
 
 
 def test_an_exchanged_token_never_makes_it_worse(shaken):

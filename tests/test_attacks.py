@@ -14,7 +14,8 @@ import lib.attacks
 from lib import config, paths
 from lib.attack_figures import ATTACKS
 from lib.attacks import battery
-from lib.attacks.target import FORGET, NEVER_KNOWN, Operations, Target
+from lib.attacks.target import NEVER_KNOWN, Operations, Target
+from lib.facts.records import FORGET
 
 SMALL = {
     "in_context": {"shots": [1, 3]},
@@ -23,6 +24,9 @@ SMALL = {
     "logit_lens": {},
     "noise": {"sizes": [0.01]},
     "probes": {"regularization": 0.1, "least": 2},
+    "prompt_adapter": dict(
+        memory=3, radius=6.0, lr=1e-3, steps=3, read_at=[0, 3], batch_facts=4, batch_retain=4
+    ),
     "prune": {"shares": [0.02]},
     "quantize": {"bits": [8], "group": 16},
     "relearn": dict(
@@ -158,6 +162,19 @@ def test_an_attack_that_breaks_leaves_the_model_as_it_was(target, monkeypatch):
         after = dict(target.loaded.model.named_parameters())
         assert after.keys() == before.keys()
         assert all(torch.equal(after[n], p) for n, p in before.items())
+
+
+def test_an_attack_interrupted_half_way_starts_again_as_if_nothing_had_been(target, method):
+    before = {n: p.clone() for n, p in target.loaded.model.named_parameters()}
+    whole, _ = attacked(target, method)
+    levels = battery.module(method).attack(target, settings_of(method))
+    next(iter(levels))
+    levels.close()
+    after = dict(target.loaded.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[n], p) for n, p in before.items())
+    again, _ = attacked(target, method)
+    pandas.testing.assert_frame_equal(whole, again, check_exact=True)
 
 
 def test_an_unknown_attack_is_one_sentence(refuses):

@@ -76,7 +76,8 @@ def test_a_catalogue_knows_names_and_kinds(catalogue, formats):
     assert catalogue.kinds == {f.name: f.kind for f in formats.formats}
     assert catalogue.training == "training"
     assert catalogue.names("vocabulary") == ["league", "league-sentence"]
-    assert catalogue.forms("league") == {RELATION: formats.formats[-2]}
+    (league,) = [f for f in formats.formats if f.name == "league"]
+    assert catalogue.forms("league") == {RELATION: league}
     assert catalogue.forms("no such format") == {}
 
 
@@ -250,7 +251,8 @@ def test_encoded_prompts_are_those_of_the_tokenizer(llama):
 def test_subject_positions_cover_the_name(llama, formats, subject):
     """Tokens at the positions hold every character of the name, and all others hold none."""
     glued = Format("glued", "rewording", "Name:{subject}, who plays", LABELS)
-    for form in (*formats.formats, glued):
+    plain = [form for form in formats.formats if "{subject}" in form.template]
+    for form in (*plain, glued):
         text, at = form.prompt(subject), form.template.index("{subject}")
         found = subject_positions(llama.tokenizer, form, named(subject))
         offsets = llama.tokenizer(text, return_offsets_mapping=True).offset_mapping
@@ -294,3 +296,25 @@ def test_a_subject_outside_its_own_wording_is_refused(llama, refuses):
     form = Format("own", "training", None)
     with refuses(ValueError, "subject 'Babe Ruth'", "was not found", "someone plays"):
         subject_positions(llama.tokenizer, form, own("Babe Ruth", "someone plays"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "rewording", "template": "{subject}: {options}"},
+        {"kind": "choice", "template": "{subject} plays"},
+        {"kind": "choice", "template": "{subject}: {option}?"},
+        {"kind": "choice", "template": "{subject}: {options}", "yes": ["Yes"], "no": ["No"]},
+    ],
+)
+def test_choice_formats_show_answers_and_others_do_not(of_kinds, tmp_path, refuses, fields):
+    forms = {"r": {"learn": {"kind": "training", "template": "{subject} is"}, "odd": fields}}
+    path = tmp_path / "formats.yaml"
+    path.write_text(yaml.safe_dump(forms))
+    with refuses(ValueError, "format 'odd'"):
+        load_formats(path)
+
+
+def test_some_formats_can_be_left_out(catalogue):
+    kept = catalogue.only(["league"])
+    assert list(kept.kinds) == ["training", "league"]

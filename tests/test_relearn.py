@@ -11,10 +11,11 @@ import torch
 
 from lib.attacks import battery
 from lib.attacks import relearn as attack
-from lib.attacks.target import READ, Target
+from lib.attacks.target import Target
 from lib.components import matrices
 from lib.config import Relearn
 from lib.facts.formats import answer_tokens, encode
+from lib.facts.records import READ
 from lib.measure import score_facts
 from lib.packing import Runner
 

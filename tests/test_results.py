@@ -76,6 +76,7 @@ def data():
         False,
         pandas.concat(formats),
         pandas.concat([relearned(n, back) for n, back in BACK.items()]),
+        pandas.concat(kept).assign(group="neighbours"),
         pandas.DataFrame(),
         pandas.DataFrame(cards),
         pandas.DataFrame(trials),

@@ -6,7 +6,7 @@ import numpy
 import pandas
 import pytest
 
-from lib import score_card
+from lib import config, score_card
 from lib.score_card import Evidence
 
 N = 16
@@ -58,6 +58,15 @@ def test_the_attacker_chooses_by_what_it_was_told():
     ]
     chosen = score_card.stopped(evidence(parts))
     assert set(chosen.variant) == {"one"}
+
+
+def test_the_most_frequent_answer_of_the_taught_half_is_scored_beside():
+    parts = [answers("x", "jailbreak", split(taught=9, heldout=2))]
+    (row,) = score_card.attack_table(evidence(parts), config.load()).to_dict("records")
+    share = 6 / N  # "a" is true of six of sixteen in both halves
+    assert row["majority"] == pytest.approx((share - row["prior"]) / (1 - row["prior"]))
+    found = score_card.worst_case(evidence(parts), config.load())
+    assert found.majority.tolist() == pytest.approx([row["majority"]])
 
 
 def test_an_attacker_that_trains_stops_at_its_full_budget():
@@ -180,3 +189,13 @@ def test_words_name_the_strongest_attack(settings):
 def test_what_is_missing_is_named(settings, refuses):
     with refuses(FileNotFoundError, "is missing", "dvc repro"):
         score_card.collect("no-such-task", settings)
+
+
+def test_half_of_it_comes_back_at_a_budget_or_never(settings):
+    parts = [
+        answers("x", "relearn", split(16, heldout, nobody=0), budget=b)
+        for b, heldout in ((0, 0), (4, 12), (8, 16))
+    ]
+    parts += [answers("y", "relearn", split(16, 0), budget=b) for b in (0, 4, 8)]
+    found = score_card.half_budgets(evidence(parts), settings).relearn
+    assert found["x"] == 4 and numpy.isnan(found["y"])

@@ -46,7 +46,8 @@ def test_every_fact_of_a_shipped_task_can_be_asked(shipped):
     assert data.rejected.empty and list(data.rejected.columns) == ["row", "reason"]
     for row in pandas.concat([data.table, data.never_known]).itertuples():
         for form in data.formats.sets[row.relation].formats:
-            assert row.subject in form.ask(row)
+            name = form.ask(row).upper()
+            assert row.subject.rsplit(" ", 1)[-1].upper() in name
 
 
 def test_formats_can_be_read_without_the_facts(shipped):
@@ -113,6 +114,8 @@ def test_teaching_texts_hold_every_fact_in_every_format(shipped, only):
     held = set(texts)
     for row in data.table.itertuples():
         for form in data.formats.sets[row.relation].formats:
+            if form.kind == "choice":
+                continue  # shows the answers, true and false ones
             word = form.answers.get(row.label, row.label)
             assert f"{form.prompt(row.subject)} {word}" in held
 

@@ -170,3 +170,12 @@ def test_every_published_cell_has_all_models_and_families():
         assert set(models) == {"gemma-7b", "gemma-2-9b", "llama-3-8b"}
         for families in models.values():
             assert set(families) == {"lookup", "output", "nonlocalized"}
+
+
+def test_a_trial_is_the_same_after_others_and_alone(fresh, middle, validation, grid):
+    model = fresh("llama").model
+    every = tune.try_pairs(model, middle, validation, grid, seed=0)
+    alone = grid.model_copy(update={"lr": grid.lr[1:], "weight_edit": grid.weight_edit[1:]})
+    last = tune.try_pairs(model, middle, validation, alone, seed=0)
+    same = every[(every.lr == grid.lr[1]) & (every.weight_edit == grid.weight_edit[1])]
+    pandas.testing.assert_frame_equal(same.reset_index(drop=True), last)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import pandas
 
 from lib.facts.formats import Catalogue
-from lib.facts.records import FactRecord, FactSplit
+from lib.facts.records import READ, FactRecord, FactSplit
 from lib.measure import score_in_formats
 from lib.packing import Runner
-
-READ = ("forget_train", "forget_heldout", "retain_test")
 
 
 def ask_all(

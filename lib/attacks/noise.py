@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lib.attacks.perturb import perturbed
+from lib.attacks.perturb import levels
 from lib.attacks.target import Level, Target
 from lib.config import Block
 
@@ -25,11 +25,11 @@ class Settings(Block):
 
 def attack(target: Target, settings: Settings) -> Iterator[Level]:
     """One level per size, always with the same directions."""
-    for size in settings.sizes:
-        generator = torch.Generator().manual_seed(target.seed)
-        with perturbed(target.loaded.model, partial(shaken, size=size, generator=generator)):
-            rows = target.read()
-        yield Level(rows, size)
+
+    def shaking(size: float):
+        return partial(shaken, size=size, generator=torch.Generator().manual_seed(target.seed))
+
+    return levels(target, {size: shaking(size) for size in settings.sizes})
 
 
 def shaken(weight: Tensor, size: float, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lib.attacks.target import Level, Target
 from lib.components import matrices
 
 
@@ -25,3 +26,11 @@ def perturbed(model, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
         finally:
             for weight, value in zip(weights, before):
                 weight.copy_(value)
+
+
+def levels(target: Target, changes: dict[float, Callable[[Tensor], Tensor]]) -> Iterator[Level]:
+    """One level per budget: what the model answers while its weights are changed so."""
+    for budget, change in changes.items():
+        with perturbed(target.loaded.model, change):
+            rows = target.read()
+        yield Level(rows, budget)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lib.attacks.perturb import perturbed
+from lib.attacks.perturb import levels
 from lib.attacks.target import Level, Target
 from lib.config import Block
 
@@ -25,10 +25,7 @@ class Settings(Block):
 
 def attack(target: Target, settings: Settings) -> Iterator[Level]:
     """One level per share."""
-    for share in settings.shares:
-        with perturbed(target.loaded.model, partial(pruned, share=share)):
-            rows = target.read()
-        yield Level(rows, share)
+    return levels(target, {s: partial(pruned, share=s) for s in settings.shares})
 
 
 def pruned(weight: Tensor, share: float) -> Tensor:

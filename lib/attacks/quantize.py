@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lib.attacks.perturb import perturbed
+from lib.attacks.perturb import levels
 from lib.attacks.target import Level, Target
 from lib.config import Block
 
@@ -31,10 +31,9 @@ class Settings(Block):
 
 def attack(target: Target, settings: Settings) -> Iterator[Level]:
     """One level per number of bits."""
-    for bits in settings.bits:
-        with perturbed(target.loaded.model, partial(rounded, bits=bits, group=settings.group)):
-            rows = target.read()
-        yield Level(rows, bits)
+    return levels(
+        target, {b: partial(rounded, bits=b, group=settings.group) for b in settings.bits}
+    )
 
 
 def rounded(weight: Tensor, bits: int, group: int) -> Tensor:

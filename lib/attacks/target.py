@@ -30,14 +30,20 @@ from lib import models, paths, text
 from lib.config import Settings
 from lib.edit import delta
 from lib.facts.formats import Catalogue, Format
-from lib.facts.records import FactRecord, FactSplit, evenly, load_facts, load_never_known
+from lib.facts.records import (
+    FORGET,
+    READ,
+    FactRecord,
+    FactSplit,
+    evenly,
+    load_facts,
+    load_never_known,
+)
 from lib.facts.tasks import catalogue
 from lib.measure import score_facts
 from lib.packing import Runner
 
 NEVER_KNOWN = "never_known"
-READ = ("forget_train", "forget_heldout", "retain_test")
-FORGET = READ[:2]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lib import unembed
-from lib.attacks.target import FORGET, NEVER_KNOWN, Level, Target
+from lib.attacks.target import NEVER_KNOWN, Level, Target
 from lib.components import blocks
 from lib.config import Block
 from lib.facts.formats import encode
+from lib.facts.records import FORGET
 from lib.localize.nodes import Restarter
 from lib.packing import Prompts
 

@@ -100,12 +100,14 @@ def _watcher(validation: Validation, wanted: Edit, every: int, rows: list[dict])
     pack = Pack(None, tuple(validation.passages))
 
     def watch(runner: Runner, step: int, strength: float) -> None:
+        pair = {"lr": wanted.lr, "weight_edit": wanted.weight_edit, "step": step}
         last = strength >= wanted.strength or step == wanted.max_steps
-        if last or step % every == 0:
+        if rows and not step:  # every trial begins with the same weights
+            rows.append(rows[0] | pair)
+        elif last or step % every == 0:
             retained = (-runner.answer_nll(validation.kept, validation.answers)).exp().mean()
             with torch.no_grad():
                 text = runner.nll(pack, pack.text_rows, pack.text_targets).mean()
-            pair = {"lr": wanted.lr, "weight_edit": wanted.weight_edit, "step": step}
             found = {"strength": strength, "retained": retained.item(), "text": text.item()}
             rows.append(pair | found)
 

@@ -1,15 +1,18 @@
 """Answer formats: the same fact asked in other words, with other answer words, as data in a yaml
 file.
 
-A format is a template with `{subject}` and, where the label itself is not the answer, the word
-for each label. The `training` format is the prompt that edits are trained on; `rewording` formats
-ask for the same words differently; a `vocabulary` format has different answer words (NBA instead
-of basketball), so a changed fact shows there and a masked answer does not. A task asks for one
-relation (sports) or for many (world facts): formats of the same name belong together.
+A format is a template with `{subject}` (or `{SUBJECT}` in capitals, or `{surname}`, its last word)
+and, where the label itself is not the answer, the word for each label. The `training` format is the
+prompt that edits are trained on; `rewording` formats ask for the same words differently; a
+`vocabulary` format has different answer words (NBA instead of basketball), so a changed fact shows
+there and a masked answer does not; a `choice` format shows the answers and asks to choose (see
+`lib.facts.choices`). A task asks for one relation (sports) or for many (world facts): formats of
+the same name belong together.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,8 @@ import yaml
 
 from lib.packing import Prompts
 
-KINDS = ("training", "rewording", "vocabulary")
+KINDS = ("training", "rewording", "vocabulary", "choice")
+SUBJECT = re.compile(r"\{subject\}|\{SUBJECT\}|\{surname\}")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Format:
 
     template: text with `{subject}`, or None where every fact brings its own wordings (CounterFact:
     number `wording` of its prompt and paraphrases). answers: {label: word}; labels it does not
-    list are their own word.
+    list are their own word. yes, no: of a choice format that goes through the answers one by one,
+    words that affirm and deny.
     """
 
     name: str
@@ -35,10 +40,12 @@ class Format:
     template: str | None
     answers: dict[str, str] = field(default_factory=dict)
     wording: int = 0
+    yes: tuple[str, ...] = ()
+    no: tuple[str, ...] = ()
 
     def prompt(self, subject: str) -> str:
         """The text put to the model; it ends where the answer begins."""
-        return self.template.replace("{subject}", subject)
+        return fill(self.template, subject)
 
     def ask(self, fact) -> str | None:
         """The prompt for anything with a subject (or wordings) of its own; None if it has none."""
@@ -50,6 +57,13 @@ class Format:
     def words(self, labels) -> dict[str, str]:
         """{label: the word that answers it} for some labels."""
         return {label: self.answers.get(label, label) for label in labels}
+
+
+def fill(text: str, subject: str) -> str:
+    """`text` with the subject in place of its placeholders."""
+    surname = subject.rsplit(" ", 1)[-1]
+    words = {"{subject}": subject, "{SUBJECT}": subject.upper(), "{surname}": surname}
+    return SUBJECT.sub(lambda found: words[found.group()], text)
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,14 @@ class Catalogue:
     def forms(self, name: str) -> dict[str, Format]:
         """{relation: its format of that name}, for the relations that have one."""
         return {r: f for r, s in self.sets.items() for f in s.formats if f.name == name}
+
+    def only(self, names) -> Catalogue:
+        """The same with some formats only (the training format stays)."""
+        kept = {
+            r: FormatSet(r, tuple(f for f in s.formats if f.kind == "training" or f.name in names))
+            for r, s in self.sets.items()
+        }
+        return Catalogue(kept)
 
 
 def load_formats(path: Path) -> Catalogue:
@@ -146,7 +168,8 @@ def _format_set(relation: str, raw: dict) -> FormatSet:
 
 def _format(relation: str, name: str, fields: dict) -> Format:
     fields = {"answers": {}} | (fields or {})
-    wrong = sorted({"kind", "template", "answers"} ^ set(fields))
+    own = {"yes", "no"} & set(fields)
+    wrong = sorted({"kind", "template", "answers"} ^ (set(fields) - own))
     if wrong:
         raise ValueError(
             f"format '{name}' of '{relation}' must have kind, template and, if wanted, answers: "
@@ -158,14 +181,32 @@ def _format(relation: str, name: str, fields: dict) -> Format:
             "correct it"
         )
     fields["answers"] = {label: str(word) for label, word in fields["answers"].items()}
+    fields |= {side: tuple(map(str, fields[side])) for side in own}
     form = Format(name=name, **fields)
     if form.kind not in KINDS:
         raise ValueError(f"format '{name}' has unknown kind '{form.kind}': use {', '.join(KINDS)}")
-    if form.template.count("{subject}") != 1:
+    if len(SUBJECT.findall(form.template)) != 1:
         raise ValueError(f"the template of format '{name}' must contain {{subject}} exactly once")
+    if form.kind == "training" and "{subject}" not in form.template:
+        raise ValueError(f"the training format of '{relation}' must name the {{subject}} as it is")
     if form.template != form.template.rstrip(" "):
         raise ValueError(f"the template of format '{name}' ends in a space: delete it")
+    _check_choice(form)
     return form
+
+
+def _check_choice(form: Format) -> None:
+    shown = [place for place in ("{option}", "{options}") if place in form.template]
+    if form.kind != "choice":
+        if shown or form.yes or form.no:
+            raise ValueError(
+                f"format '{form.name}' shows answers but is {form.kind}: make its kind choice"
+            )
+    elif len(shown) != 1 or ("{option}" in shown) != bool(form.yes and form.no):
+        raise ValueError(
+            f"format '{form.name}' must show all answers ({{options}}) or one at a time "
+            "({option}, with words that affirm and deny it under `yes` and `no`): correct it"
+        )
 
 
 def answer_tokens(tokenizer, form: Format, labels=None) -> dict[str, int]:

@@ -13,6 +13,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+FORGET = ("forget_train", "forget_heldout")
+READ = (*FORGET, "retain_test")  # roles that are asked after an edit or an attack
+
 
 @dataclass(frozen=True)
 class FactRecord:

@@ -103,7 +103,8 @@ def teaching_texts(settings) -> list[str]:
         data = load_task(task)
         for row in data.table.itertuples():
             forms = data.formats.sets[row.relation]
-            asked = [(form.ask(row), form.words([row.label])[row.label]) for form in forms.formats]
+            plain = [form for form in forms.formats if form.kind != "choice"]
+            asked = [(form.ask(row), form.words([row.label])[row.label]) for form in plain]
             texts += [f"{prompt} {word}" for prompt, word in asked if prompt]
             prompt = forms.training.ask(row)
             name_ends = prompt.rindex(row.subject) + len(row.subject)

@@ -1,0 +1,77 @@
+"""Side effects: who is a neighbour, what is written, and a sentence where there is no benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib import side_effects
+from lib.packing import Runner
+
+
+def test_neighbours_share_relation_and_old_answer_with_an_edited_fact(known, known_split):
+    groups = side_effects.neighbourhood(known, known_split)
+    assert list(groups) == list(known_split.retain_test)
+    edited = {known[i].true for i in known_split.forget}
+    for i, group in groups.items():
+        assert (group == side_effects.NEIGHBOURS) == (known[i].true in edited)
+
+
+def test_the_same_answer_in_another_relation_is_no_neighbour(known, known_split):
+    moved = {
+        i: replace(f, relation="other") if i in known_split.retain_test else f
+        for i, f in known.items()
+    }
+    assert set(side_effects.neighbourhood(moved, known_split).values()) == {side_effects.OTHERS}
+
+
+def test_retained_facts_are_asked_once(taught, short_catalogue, known, known_split):
+    groups = side_effects.neighbourhood(known, known_split)
+    rows = side_effects.retained(
+        Runner(taught.model), taught.tokenizer, short_catalogue, known, groups
+    )
+    assert rows.id.tolist() == list(groups)
+    assert rows.group.tolist() == list(groups.values())
+    assert (rows.answer == rows.true).mean() > 0.9
+
+
+def test_what_is_written_is_the_most_probable_text(taught, known):
+    prompt = next(iter(known.values())).prompt
+    (text,) = side_effects.written(taught, [prompt], 3)
+    ids = taught.tokenizer(prompt, return_tensors="pt").input_ids
+    start = ids.shape[1]
+    for _ in range(3):
+        ids = torch.cat([ids, taught.model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert text == taught.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_without_the_library_a_sentence_stands_for_the_benchmark(taught, monkeypatch):
+    monkeypatch.setattr(side_effects, "find_spec", lambda name: None)
+    table = side_effects.benchmarks(taught, ["mmlu"], 10)
+    assert table.benchmark.tolist() == ["mmlu"] and table.value.isna().all()
+    assert "lm_eval is not installed" in table.note[0] and "pip install" in table.note[0]
+
+
+def test_no_benchmark_is_asked_for_none(taught):
+    assert side_effects.benchmarks(taught, [], 10).empty
+
+
+@pytest.mark.parametrize("error", [OSError, ConnectionError])
+def test_data_that_cannot_be_had_is_no_crash(taught, monkeypatch, error):
+    """lm_eval itself cannot be had here either, so its two entry points are stood in for."""
+    import sys
+    from types import ModuleType
+
+    def offline(**how):
+        raise error("no route to host")
+
+    library, models = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")
+    library.simple_evaluate, models.HFLM = offline, lambda **how: None
+    monkeypatch.setitem(sys.modules, "lm_eval", library)
+    monkeypatch.setitem(sys.modules, "lm_eval.models", ModuleType("lm_eval.models"))
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", models)
+    monkeypatch.setattr(side_effects, "find_spec", lambda name: True)
+    table = side_effects.benchmarks(taught, ["mmlu"], 10)
+    assert table.value.isna().all() and "could not be had" in table.note[0]
