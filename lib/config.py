@@ -497,6 +497,13 @@ def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
     writer.representer.add_representer(
         type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
     )
+    # YAML 1.1 readers, pipelines among them, take 1e-05 for a word and 1.0e-05 for a number
+    writer.representer.add_representer(
+        float,
+        lambda dumper, x: dumper.represent_scalar(
+            "tag:yaml.org,2002:float", yaml.safe_dump(x).split("\n")[0]
+        ),
+    )
     merged = merge(writer.load(params.read_text()), yaml.safe_load(profile.read_text()) or {})
     parse(yaml.safe_load(yaml.safe_dump(_plain(merged))))
     with params.open("w") as file:
