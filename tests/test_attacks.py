@@ -128,6 +128,17 @@ def test_operations_are_counted_by_the_formula():
     assert work.total == 2 * 3 * 4 * 5
 
 
+def test_steps_alike_are_counted_once_each():
+    with Operations() as work:
+        for _ in range(3):
+            with work.step():
+                torch.ones(3, 4) @ torch.ones(4, 5)
+        torch.ones(3, 4) @ torch.ones(4, 5)
+    assert work.total == 4 * 2 * 3 * 4 * 5
+    work.restart()
+    assert work.total == 0
+
+
 def test_an_edit_is_on_the_model_only_inside(target, middle, tmp_path):
     from lib.edit import delta
 

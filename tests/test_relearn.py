@@ -9,7 +9,7 @@ import pandas
 import pytest
 import torch
 
-from lib.attacks import battery
+from lib.attacks import battery, lesson
 from lib.attacks import relearn as attack
 from lib.attacks.target import Target
 from lib.components import matrices
@@ -67,13 +67,13 @@ def run(aim):
 def seen(monkeypatch):
     """Everything the attack puts into its training steps, which themselves run as always."""
     found = []
-    real = attack.make_step
+    real = lesson.make_step
 
     def watching(prompts, changed, kept, targets, passages):
         found.append((prompts, changed, kept, targets, passages))
         return real(prompts, changed, kept, targets, passages)
 
-    monkeypatch.setattr(attack, "make_step", watching)
+    monkeypatch.setattr(lesson, "make_step", watching)
     return found
 
 
@@ -182,9 +182,9 @@ def test_related_facts_and_text_teach_none_of_the_edited_facts(
     assert asked and not asked & edited
     assert all(changed == [] and kept for _, changed, kept, *_ in seen)
     text = SETTINGS.model_copy(update={"teach": "text", "batch_passages": 2})
-    lesson = attack.Lesson.of(aim(pupil), "text", text)
-    step = lesson.step()
-    assert lesson.prompts is None and set(step.pack.passages) == set(aim(pupil).other_text)
+    only = lesson.Lesson.of(aim(pupil), "text", text)
+    step = only.step()
+    assert only.prompts is None and set(step.pack.passages) == set(aim(pupil).other_text)
 
 
 def test_the_watched_half_is_never_taught(run, pupil, seen, known, known_split, short_formats):
@@ -227,7 +227,7 @@ def plain_probability(loaded, fact) -> float:
 
 
 def test_the_learning_rate_falls_from_one_to_zero():
-    factor = attack.cosine(10)
+    factor = lesson.cosine(10)
     values = [factor(step) for step in range(12)]
     assert values[0] == 1 and values[5] == pytest.approx(0.5)
     assert values[10] == values[11] == pytest.approx(0)

@@ -44,7 +44,8 @@ def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFra
     """
     rows, ledger = [], []
     for name, (method, settings) in tqdm(attacks.items(), desc="attacks"):
-        started, target.work.total = time.perf_counter(), 0
+        started = time.perf_counter()
+        target.work.restart()
         with target.work:
             for level in module(method).attack(target, settings):
                 key = {"attack": name, "variant": level.variant, "budget": level.budget}

@@ -15,10 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib.attacks.relearn import Lesson
+from lib.attacks.lesson import Lesson, teach
 from lib.attacks.target import Level, Target
 from lib.config import Block
-from lib.edit.losses import losses
 from lib.packing import Pack, Runner
 
 SEES = "gradients with respect to its own weights; true answers of the taught half, retained facts"
@@ -88,17 +87,6 @@ def attack(target: Target, settings: Settings) -> Iterator[Level]:
     torch.manual_seed(target.seed)
     width = model.get_input_embeddings().weight.shape[1]
     adapter = Adapter(width, settings.memory, settings.radius).to(model.device)
-    weights = list(adapter.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=settings.lr)
-    lesson, runner = Lesson.of(target, "half", settings), Adapted(model, adapter)
-    spent = {"trained": sum(w.numel() for w in weights), "taught": True}
-    for step in range(settings.steps + 1):
-        if step in settings.read_at:
-            yield Level(target.read(runner), step, steps=step, **spent)
-        if step == settings.steps:
-            return
-        loss = sum(losses(runner, lesson.step()).values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.lr)
+    lesson = Lesson.of(target, "half", settings)
+    yield from teach(target, Adapted(model, adapter), lesson, optimizer, settings)

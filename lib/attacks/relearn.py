@@ -10,20 +10,16 @@ is no sign of resistance.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import torch
-from tqdm.auto import tqdm
 
+from lib.attacks.lesson import Lesson, cosine, teach
 from lib.attacks.target import Level, Target
 from lib.components import blocks, matrices
 from lib.config import Relearn
-from lib.edit.losses import Sampler, Step, losses, make_step
-from lib.facts.formats import encode
-from lib.packing import Pack, Prompts, Runner
+from lib.packing import Runner
 
 SEES = "all weights; true answers of the taught half, retained facts, text"
 BUDGET = "steps"
@@ -31,77 +27,14 @@ ORACLE = False
 Settings = Relearn
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What an attacker trains on, in batches.
-
-    prompts: taught facts, then facts kept as they are, None where only text is taught; targets:
-    (n_prompts,) true answers; batches: what a step takes of the three, drawn by samplers.
-    """
-
-    prompts: Prompts | None
-    targets: torch.Tensor
-    samplers: tuple[Sampler, Sampler, Sampler]
-    batches: tuple[int, int, int]
-
-    @staticmethod
-    def of(target: Target, teach: str, settings) -> Lesson:
-        """AssertionError if a new answer entered what is taught; settings: with batch_facts,
-        batch_retain and, if text is used, batch_passages."""
-        taught = target.taught if teach == "half" else []
-        kept = [target.facts[i] for i in target.split.retain_train] if teach != "text" else []
-        text = target.other_text if teach == "text" else target.passages
-        targets = torch.tensor([f.true_token for f in taught + kept], dtype=torch.long)
-        assert not any(f.edit_token == t for f, t in zip(taught, targets)), (
-            "edit target in the attack's data"
-        )
-        facts = taught + kept
-        prompts = encode(target.loaded.tokenizer, [f.prompt for f in facts]) if facts else None
-        n, seed = len(taught), target.seed
-        samplers = (
-            Sampler(range(n), seed),
-            Sampler(range(n, len(facts)), seed + 1),
-            Sampler(text, seed + 2),
-        )
-        batches = (settings.batch_facts, settings.batch_retain)
-        return Lesson(
-            prompts, targets, samplers, (*batches, getattr(settings, "batch_passages", 0))
-        )
-
-    def asking(self, prompts: Prompts) -> Lesson:
-        """The same with other wordings of its prompts."""
-        return replace(self, prompts=prompts)
-
-    def step(self) -> Step:
-        """The next batch."""
-        drawn = [draw(size) for draw, size in zip(self.samplers, self.batches)]
-        if self.prompts is None:
-            return Step(Pack(None, tuple(drawn[2])), self.targets, 0)
-        return make_step(self.prompts, drawn[0], drawn[1], self.targets, drawn[2])
-
-
 def attack(target: Target, settings: Relearn) -> Iterator[Level]:
     """One level per read-out step; the model is as before when the attack is over."""
-    model, runner = target.loaded.model, Runner(target.loaded.model)
+    model = target.loaded.model
     lesson = Lesson.of(target, settings.teach, settings)
     with trained_weights(model, settings, target.seed) as weights:
         optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
-        size = sum(w.numel() for w in weights)
-        for step in tqdm(range(settings.steps + 1), desc="relearning", leave=False):
-            if step in settings.read_at:
-                spent = {"trained": size, "steps": step, "taught": settings.teach == "half"}
-                yield Level(target.read(runner), step, **spent)
-            if step == settings.steps:
-                return
-            _dropout(model, True)
-            loss = sum(losses(runner, lesson.step()).values())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            _dropout(model, False)
+        factor = cosine(settings.steps)
+        yield from teach(target, Runner(model), lesson, optimizer, settings, factor)
 
 
 @contextmanager
@@ -151,15 +84,3 @@ def adapters(model, settings: Relearn, seed: int) -> Iterator[list[torch.nn.Para
             parent, child = path.rsplit(".", 1)
             setattr(layers.get_submodule(parent), child, module)
         del model.peft_config
-
-
-def cosine(steps: int):
-    """Learning-rate factor by step: from 1 to 0 along half a cosine, no warm-up (section 8.4)."""
-    return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
-
-
-def _dropout(model, on: bool) -> None:
-    """Switch the adapters' dropout only: the model itself stays in evaluation mode."""
-    for name, module in model.named_modules():
-        if "lora_dropout" in name:
-            module.train(on)

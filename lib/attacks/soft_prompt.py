@@ -2,7 +2,7 @@
 
 A true soft prompt (section 8.5): the model is frozen, only the vectors learn, on true answers of
 the taught half and of retained facts. The published attack, an adapter on the embedding with many
-more numbers, is not built.
+more numbers, is `prompt_adapter`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch
 from pydantic import Field
 
 from lib.attacks.inserted import Inserted, longer
-from lib.attacks.relearn import Lesson, cosine
+from lib.attacks.lesson import Lesson, cosine, teach
 from lib.attacks.target import Level, Target
 from lib.config import Block
-from lib.edit.losses import losses
 
 SEES = "gradients with respect to its own vectors; true answers of the taught half, retained facts"
 BUDGET = "steps"
@@ -44,17 +43,6 @@ def attack(target: Target, settings: Settings) -> Iterator[Level]:
     size = vectors.norm(dim=1).mean() / vectors.shape[1] ** 0.5
     vectors.requires_grad_(True)
     optimizer = torch.optim.Adam([vectors], lr=settings.lr * size.item())
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(settings.steps))
     runner = Inserted(target.loaded, tuple(words.tolist()), vectors)
     lesson = lesson.asking(longer(lesson.prompts, runner.tokens, runner.bos))
-    for step in range(settings.steps + 1):
-        if step in settings.read_at:
-            spent = {"trained": vectors.numel(), "steps": step, "taught": True}
-            yield Level(target.read(runner), step, **spent)
-        if step == settings.steps:
-            return
-        loss = sum(losses(runner, lesson.step()).values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    yield from teach(target, runner, lesson, optimizer, settings, cosine(settings.steps))
