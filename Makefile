@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-repro: env  ## build every table and figure (about 70 minutes on two cores), then print the summary
+repro: env  ## build every table and figure (about 58 minutes on two cores), then print the summary
 	@python -m lib.checks
 	@dvc repro || python -m lib.report failure
 	@python -m lib.report

@@ -7,6 +7,8 @@ model.
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas
 
@@ -96,6 +98,7 @@ def worst_case(table: pandas.DataFrame, title: str):
     figure, axes = plt.subplots(
         1, 2, figsize=(11, 0.34 * len(names) + 1.5), sharex=True, sharey=True
     )
+    left = min(table.low.min() - 0.1, -0.2)
     for axis, (scope, words) in zip(axes, scopes.items()):
         mine = table[table.scope == scope].set_index("localization")
         for y, name in enumerate(names):
@@ -108,7 +111,7 @@ def worst_case(table: pandas.DataFrame, title: str):
                 )
         axis.axvline(1, **UNEDITED)
         axis.axvline(0, **CHANCE)
-        axis.set(xlim=(min(table.low.min() - 0.1, -0.2), 1.9), xticks=[0, 0.5, 1])
+        axis.set(xlim=(left, 1.9), xticks=[x / 2 for x in range(math.ceil(2 * left), 3)])
         count = int(mine.attacks.max()) if len(mine) else 0
         axis.set_title(f"{words} ({count})", fontsize=9)
     name_rows(axes[0], names)

@@ -159,7 +159,6 @@ class EditGrid(_Trainer):
     validation_facts: int = Field(ge=2)
     validation_kept: int = Field(ge=2)
     validation_passages: int = Field(ge=1)
-    validation_every: int = Field(ge=1)
     keep_retained: float = Share
     keep_text: float = Field(gt=0)
     tolerance: float = Field(ge=0, lt=1)
@@ -183,6 +182,12 @@ class Rome(Block):
     decay: float = Field(ge=0)
     ridge: float = Field(gt=0)
     strength: float = Share
+
+
+class Engines(Block):
+    """Whose facts the two libraries look at."""
+
+    tasks: list[str]
 
 
 class WeightMasks(Block):
@@ -274,6 +279,7 @@ class Settings(Block):
     causal_tracing: CausalTracing
     attribution_patching: AttributionPatching
     fact_lookup: FactLookup
+    engines: Engines
     localizations: dict[str, LocalizationSettings]
     compare: list[str] = Field(min_length=1)
     edit: EditGrid
@@ -363,7 +369,8 @@ def parse(raw: dict) -> Settings:
         raise ValueError(
             "localization 'fact-lookup' is missing: it sets the budget of the others, add it"
         )
-    for block in (settings.weight_masks, settings.sequential, settings.scaling, settings.attacks):
+    looped = ("engines", "weight_masks", "sequential", "scaling", "attacks")
+    for block in (getattr(settings, name) for name in looped):
         for name in block.tasks:
             settings.task(name)
     _check_names(settings)

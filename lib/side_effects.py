@@ -42,18 +42,14 @@ def retained(
 @torch.no_grad()
 def written(loaded, prompts: list[str], tokens: int) -> list[str]:
     """What the model writes after each prompt: `tokens` tokens, always the most probable one."""
-    found = []
-    for prompt in prompts:
-        ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids.to(loaded.model.device)
-        whole = loaded.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=tokens,
-            pad_token_id=loaded.tokenizer.pad_token_id,
-        )
-        found.append(loaded.tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True))
-    return found
+    tokenizer = loaded.tokenizer
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    batch = {name: batch[name].to(loaded.model.device) for name in ("input_ids", "attention_mask")}
+    whole = loaded.model.generate(
+        **batch, do_sample=False, max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id
+    )
+    new = whole[:, batch["input_ids"].shape[1] :]
+    return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
 def benchmarks(loaded, names: list[str], limit: int) -> pandas.DataFrame:

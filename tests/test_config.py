@@ -255,7 +255,7 @@ def test_swapped_layers_need_another_task(raw, refuses, partner):
 
 def test_a_single_task_has_nothing_to_swap_with(raw, refuses):
     del raw["tasks"]["world-facts"]
-    raw["sequential"]["tasks"] = []
+    raw["sequential"]["tasks"] = raw["engines"]["tasks"] = []
     with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'"):
         config.parse(raw)
     del raw["localizations"]["fact-lookup-swapped"]

@@ -21,7 +21,6 @@ def grid():
         validation_facts=2,
         validation_kept=10,
         validation_passages=2,
-        validation_every=2,
         keep_retained=0.9,
         keep_text=0.1,
         tolerance=0.0,
@@ -62,7 +61,7 @@ def test_every_pair_is_tried_and_leaves_the_model_as_it_was(fresh, middle, valid
     assert pairs == [[lr, w] for lr in grid.lr for w in grid.weight_edit]
     start = trials[trials.step == 0]
     assert len(start) == 4 and start[["strength", "retained", "text"]].nunique().max() == 1
-    assert set(trials.step) == {0, 2, 4}
+    assert len(trials) == 8 and set(trials.step) == {0, 4}
     assert trials.groupby(["lr", "weight_edit"]).retained.last().nunique() == 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas
 import pytest
 import torch
 
@@ -9,11 +10,13 @@ from lib.components import Component, Localization
 from lib.config import WeightMasks
 from lib.edit import delta, weight_mask
 from lib.edit.train import EditData, fingerprint, mean_strength, trainable
+from lib.measure import score_in_formats
 from lib.packing import Runner
 
 EARLY = Localization("early", (Component("mlp", 0), Component("mlp", 1)), 1, 1)
 SETTINGS = dict(tasks=[], compare=[], weight_edit=1.0, steps=10, step_length=3.0, momentum=0.9)
 SETTINGS |= dict(batch_facts=12, batch_retain=12, batch_passages=1, counts=[0])
+KEYS = ["localization", "count"]
 
 
 def settings(**changes) -> WeightMasks:
@@ -102,3 +105,19 @@ def test_learned_masks_forget_more_than_random_ones(lesson):
         assert name == "random" or (-nll).exp().mean() > 0.9
         delta.restore(model, old)
     assert found["learned"] > found["random"] + 0.4
+
+
+def test_removals_are_read_beside_the_unedited_model(pupil, known, known_split, short_catalogue):
+    asked = [known[i] for i in known_split.forget]
+    forms = {"training": short_catalogue.forms(short_catalogue.training)}
+    some = {n: torch.rand(p.shape) for n, p in trainable(pupil.model, EARLY).items()}
+    before = fingerprint(pupil.model)
+    plain = score_in_formats(Runner(pupil.model), pupil.tokenizer, forms, asked)
+    orders = {"a": (EARLY, some), "b": (EARLY, some)}
+    rows = weight_mask.read_removals(pupil, orders, [0, 5000], forms, asked)
+    assert fingerprint(pupil.model) == before
+    found = {k: g[plain.columns].reset_index(drop=True) for k, g in rows.groupby(KEYS)}
+    assert found.keys() == {(n, k) for n in "ab" for k in (0, 5000)}
+    for name in "ab":
+        pandas.testing.assert_frame_equal(found[name, 0], plain)
+        assert not found[name, 5000].p_true.equals(plain.p_true)

@@ -88,16 +88,17 @@ def train(
     settings: Edit,
     seed: int,
     watch=lambda runner, step, strength: None,
+    runner: Runner | None = None,
 ) -> EditResult:
     """Edit `model` in place; only the localization's matrices change (asserted).
 
     watch: called with the runner, the number of steps taken and the strength, whenever that is
-    checked.
+    checked; runner: one that knows what lies below the localization's first layer already.
     """
     started = time.perf_counter()
     weights = trainable(model, localization)
     before = fingerprint(model, except_for=set(weights))
-    runner = Runner(model, localization.first_layer)
+    runner = runner or Runner(model, localization.first_layer)
     changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
     samplers = (Sampler(changed, seed), Sampler(kept, seed + 1), Sampler(data.passages, seed + 2))
     for parameter in weights.values():

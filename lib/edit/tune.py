@@ -79,32 +79,32 @@ class Validation:
 def try_pairs(
     model, localization: Localization, validation: Validation, settings: EditGrid, seed: int
 ) -> pandas.DataFrame:
-    """One row per pair and check: COLUMNS; retained: mean probability of the true answers kept,
-    text: loss in nats per token. The model is left as it was, bit for bit."""
+    """Two rows per pair, before and after: COLUMNS; retained: mean probability of the true answers
+    kept, text: loss in nats per token. The model is left as it was, bit for bit."""
     weights = trainable(model, localization)
     old = {name: parameter.detach().clone() for name, parameter in weights.items()}
+    runner = Runner(model, localization.first_layer)  # what lies below is the same in all trials
     rows = []
     share = validation.data.n_changed / settings.batch_facts  # smaller batches, mixed as the edit's
     batches = {"batch_retain": max(round(share * settings.batch_retain), 1)} if share < 1 else {}
     for pair in settings.pairs():
         wanted = pair.model_copy(update=batches)
-        watch = _watcher(validation, wanted, settings.validation_every, rows)
-        train(model, localization, validation.data, wanted, seed, watch)
+        watch = _watcher(validation, wanted, rows)
+        train(model, localization, validation.data, wanted, seed, watch, runner)
         with torch.no_grad():
             for name, parameter in weights.items():
                 parameter.copy_(old[name])
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
-def _watcher(validation: Validation, wanted: Edit, every: int, rows: list[dict]):
+def _watcher(validation: Validation, wanted: Edit, rows: list[dict]):
     pack = Pack(None, tuple(validation.passages))
 
     def watch(runner: Runner, step: int, strength: float) -> None:
         pair = {"lr": wanted.lr, "weight_edit": wanted.weight_edit, "step": step}
-        last = strength >= wanted.strength or step == wanted.max_steps
         if rows and not step:  # every trial begins with the same weights
             rows.append(rows[0] | pair)
-        elif last or step % every == 0:
+        elif not step or strength >= wanted.strength or step == wanted.max_steps:
             retained = (-runner.answer_nll(validation.kept, validation.answers)).exp().mean()
             with torch.no_grad():
                 text = runner.nll(pack, pack.text_rows, pack.text_targets).mean()

@@ -99,12 +99,16 @@ def read_removals(
     """Per-fact rows (see `measure.score_facts`) with columns localization and count: what is
     answered when the `count` weights of lowest score are zero; orders: {name: (set, scores)};
     forms: {format: {relation: format}}. The model is left as it was."""
-    parts = []
+
+    def ask() -> pandas.DataFrame:
+        return score_in_formats(Runner(loaded.model), loaded.tokenizer, forms, facts)
+
+    parts, unedited = [], ask()
     for name, (localization, scores) in orders.items():
         old = {n: p.detach().clone() for n, p in trainable(loaded.model, localization).items()}
         for count in tqdm(counts, desc=name):
             set_to_zero(loaded.model, localization, removed(scores, old, count))
-            rows = score_in_formats(Runner(loaded.model), loaded.tokenizer, forms, facts)
+            rows = ask() if count else unedited
             parts.append(rows.assign(localization=name, count=count))
             delta.restore(loaded.model, old)
     return pandas.concat(parts, ignore_index=True)
