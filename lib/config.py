@@ -238,18 +238,24 @@ class Attacks(Block):
     gate_train: float = Share
 
 
-class Relearn(Block):
+class Teaching(Block):
+    """What every attacker that teaches sets: learning rate, steps, after which of them the model is
+    asked, and facts taught and kept per step."""
+
+    lr: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    read_at: list[int]
+    batch_facts: int = Field(ge=0)
+    batch_retain: int = Field(ge=0)
+
+
+class Relearn(Teaching):
     """The attacker's fine-tuning; rank: of the adapters, null trains all weights."""
 
     teach: Literal["half", "related", "text"] = "half"
     rank: int | None = Field(default=None, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    lr: float = Field(gt=0)
-    steps: int = Field(ge=1)
-    read_at: list[int]
-    batch_facts: int = Field(ge=0)
-    batch_retain: int = Field(ge=0)
     batch_passages: int = Field(ge=0)
 
 
@@ -331,9 +337,9 @@ def _attack(group: str, name: str, raw: dict) -> tuple[str, Block]:
 
 
 def _check_reads(where: str, settings: Block) -> None:
-    reads = getattr(settings, "read_at", None)
-    if reads is None:
+    if not isinstance(settings, Teaching):
         return
+    reads = settings.read_at
     if not reads or reads[0] < 0 or sorted(set(reads)) != reads or reads[-1] != settings.steps:
         raise ValueError(f"{where}.read_at must rise to {where}.steps: correct the list")
 

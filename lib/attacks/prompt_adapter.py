@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lib.attacks.lesson import Lesson, teach
 from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.config import Teaching
 from lib.packing import Pack, Runner
 
 SEES = "gradients with respect to its own weights; true answers of the taught half, retained facts"
@@ -25,17 +25,12 @@ BUDGET = "steps"
 ORACLE = False
 
 
-class Settings(Block):
+class Settings(Teaching):
     """memory: learned vectors; radius: largest norm of what is added (published: 6); lr: of AdamW
     (published: 1e-5, 128 steps of 16 facts)."""
 
     memory: int = Field(ge=1)
     radius: float = Field(gt=0)
-    lr: float = Field(gt=0)
-    steps: int = Field(ge=1)
-    read_at: list[int]
-    batch_facts: int = Field(ge=1)
-    batch_retain: int = Field(ge=0)
 
 
 class Adapter(nn.Module):

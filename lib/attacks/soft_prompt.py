@@ -15,22 +15,17 @@ from pydantic import Field
 from lib.attacks.inserted import Inserted, longer
 from lib.attacks.lesson import Lesson, cosine, teach
 from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.config import Teaching
 
 SEES = "gradients with respect to its own vectors; true answers of the taught half, retained facts"
 BUDGET = "steps"
 ORACLE = False
 
 
-class Settings(Block):
+class Settings(Teaching):
     """vectors: how many; lr: of Adam, in units of the embedding's mean size."""
 
     vectors: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    steps: int = Field(ge=1)
-    read_at: list[int]
-    batch_facts: int = Field(ge=1)
-    batch_retain: int = Field(ge=1)
 
 
 def attack(target: Target, settings: Settings) -> Iterator[Level]:
