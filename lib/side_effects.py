@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pandas
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from lib.facts.formats import Catalogue
 from lib.facts.records import FactRecord, FactSplit
@@ -42,14 +43,21 @@ def retained(
 @torch.no_grad()
 def written(loaded, prompts: list[str], tokens: int) -> list[str]:
     """What the model writes after each prompt: `tokens` tokens, always the most probable one."""
-    tokenizer = loaded.tokenizer
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-    batch = {name: batch[name].to(loaded.model.device) for name in ("input_ids", "attention_mask")}
-    whole = loaded.model.generate(
-        **batch, do_sample=False, max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id
+    tokenizer, device = loaded.tokenizer, loaded.model.device
+    ids = [torch.tensor(tokenizer(prompt).input_ids) for prompt in prompts]
+    # filled up here, since many tokenizers have no token to do it with
+    batch, mask = (
+        pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+        for rows in (ids, [torch.ones_like(row) for row in ids])
     )
-    new = whole[:, batch["input_ids"].shape[1] :]
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
+    whole = loaded.model.generate(
+        batch,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=tokens,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer.batch_decode(whole[:, batch.shape[1] :], skip_special_tokens=True)
 
 
 def benchmarks(loaded, names: list[str], limit: int) -> pandas.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,21 @@ def test_what_is_written_is_the_most_probable_text(taught, known):
     for _ in range(3):
         ids = torch.cat([ids, taught.model(ids).logits[:, -1:].argmax(-1)], dim=1)
     assert text == taught.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_prompts_of_any_length_are_continued_as_if_alone(taught, known):
+    first = next(iter(known.values()))
+    second = next(f for f in known.values() if f.true != first.true)
+    prompts = [first.prompt, f"{first.prompt} {first.true}. {second.prompt}", second.prompt]
+    lengths = {len(taught.tokenizer(p).input_ids) for p in prompts}
+    alone = [side_effects.written(taught, [p], 3)[0] for p in prompts]
+    assert len(lengths) > 1 and len(set(alone)) > 1
+    assert side_effects.written(taught, prompts, 3) == alone
+    bare = copy.copy(taught)
+    bare.tokenizer = copy.deepcopy(taught.tokenizer)
+    bare.tokenizer.pad_token = None  # as in Llama 3
+    assert bare.tokenizer.pad_token_id is None
+    assert side_effects.written(bare, prompts, 3) == alone
 
 
 def test_without_the_library_a_sentence_stands_for_the_benchmark(taught, monkeypatch):
