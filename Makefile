@@ -1,32 +1,43 @@
 # Two commands do everything on a fresh machine with Python 3.11+: `make repro` and `make test`.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+CLASS := class
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test bench lab readme env lint lock
+.PHONY: help repro test test-fast class class-lab bench lab readme env lint lock
 
 help:  ## show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: env  ## build every table and figure (about 58 minutes on two cores), then print the summary
-	@python -m lib.checks
-	@dvc repro || python -m lib.report failure
-	@python -m lib.report
+repro: env  ## build every table and figure (under an hour on two cores), then print the summary
+	@python -m lib.stages.repro
+	@python -m lib.stages.report
 
 test: env  ## all tests, a small pipeline through papermill included (some minutes)
 	@python -m pytest
 
-bench: env  ## time localization against the plain loop and the libraries' recipes (after repro; minutes)
+test-fast: env  ## unit and contract tests alone (under three minutes)
+	@python -m pytest -m "not pipeline and not model"
+
+class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks (a quarter of an hour)
+	@python -m lib.stages.copy $(CLASS) profiles/class.yaml
+	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) python -m lib.stages.repro start draw_localization side_effects
+	@echo "ready: open it with 'make class-lab'"
+
+class-lab: env  ## open the notebooks of the class's folder in JupyterLab
+	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) jupyter lab notebooks
+
+bench: env  ## time localization and training against the plain loop and the libraries' recipes (after repro)
 	@python -m bench.speed
 
 lab: env  ## open the notebooks in JupyterLab; what you run there is written to data/play only
 	@jupyter lab notebooks
 
 readme: env  ## put the current numbers into the README
-	@python -m lib.report readme
+	@python -m lib.stages.report readme
 
-lint: env  ## style and formatting
-	@ruff check . && ruff format --check .
+lint: env  ## style, formatting and the layers of lib
+	@ruff check . && ruff format --check . && lint-imports --no-cache
 
 env: .venv/ready  ## make .venv from the lock
 

@@ -13,12 +13,13 @@ import pandas
 import torch
 import torch.nn.functional as F
 
-from lib import unembed
-from lib.components import blocks
 from lib.edit.losses import Sampler
-from lib.edit.train import trainable
-from lib.localize.nodes import Cases, Node, Restarter, columns, reading, replacing
+from lib.localize.cases import Cases
 from lib.localize.tracing import noise_for, subject_scale
+from lib.model import unembed
+from lib.model.anatomy import blocks
+from lib.model.nodes import Node, PatchRunner, columns, reading, replacing
+from lib.model.weights import trainable
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def trace(
     repeats: int = 1,
 ) -> pandas.DataFrame:
     """places: "all" or "subject-last" for each fact."""
-    scale = noise * subject_scale(Restarter(model), cases)
+    scale = noise * subject_scale(PatchRunner(model), cases)
     places, rows = places or ["all"] * len(cases.ids), []
     for i, (name, place) in enumerate(zip(cases.ids, places)):
         ids = torch.tensor([[*cases.prompts.prefix, *cases.prompts.suffixes[i]]])

@@ -15,10 +15,11 @@ import pandas
 import torch
 from torch import Tensor
 
-from lib.components import blocks
-from lib.engines import bridge, traceable
+from lib.localize.cases import Cases
 from lib.localize.corruption import averaged, corrupted
-from lib.localize.nodes import Cases, Node, columns, mlp_output, projection
+from lib.model.anatomy import blocks, mlp_output, projection
+from lib.model.engines import bridge, traceable
+from lib.model.nodes import Node, columns
 
 
 def transformer_lens(loaded, cases, nodes, words, corruptions, seed) -> pandas.DataFrame:

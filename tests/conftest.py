@@ -8,15 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib import config, paths, tiny  # sets the number of threads before torch starts
-from lib.components import Component, Localization, sizes
-from lib.config import Edit
+from lib import config, paths
+from lib.attacks.target import Target
+from lib.config.blocks import Edit
 from lib.edit.train import EditData
 from lib.facts.build import ask_table, label_tokens, make_records
 from lib.facts.formats import Catalogue, Format, FormatSet, load_formats
 from lib.facts.records import make_split
 from lib.facts.tables import load_table
-from lib.packing import Runner
+from lib.model import tiny
+from lib.model.components import Component, Localization, sizes
+from lib.model.names import FAMILIES
+from lib.model.runner import Runner
+from lib.store import Store
 
 RELATION = "plays-sport"
 PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as one token
@@ -94,7 +98,7 @@ def fresh(texts):
     return make
 
 
-@pytest.fixture(scope="session", params=tiny.FAMILIES)
+@pytest.fixture(scope="session", params=FAMILIES)
 def family(request):
     return request.param
 
@@ -231,3 +235,32 @@ def invented(taught, short_formats):
 @pytest.fixture(scope="session")
 def known_split(known):
     return make_split(list(known.values()), forget=12, fewshot=0, shares=(0.4, 0.1), seed=0)
+
+
+@pytest.fixture(scope="session")
+def aim(short_catalogue, known, known_split, invented):
+    """Makes a target of attacks: aim(loaded, fields that differ) -> Target."""
+
+    def at(loaded, **changes) -> Target:
+        parts = dict(
+            store=Store("data"),
+            task="sports-athletes",
+            loaded=loaded,
+            formats=short_catalogue,
+            facts=known,
+            split=known_split,
+            invented=invented,
+            passages=[(2, 40, 41, 42, 43), (2, 50, 51, 52)],
+            other_text=[(2, 60, 61, 62), (2, 70, 71)],
+            seed=0,
+            control=6,
+        )
+        return Target(**parts | changes)
+
+    return at
+
+
+@pytest.fixture
+def target(aim, pupil):
+    """A tiny taught model under attack, free to be changed."""
+    return aim(pupil)

@@ -8,11 +8,11 @@ import pandas
 import pytest
 from pandas.api.types import is_float_dtype
 
-from lib.attacks.formats import answerable, ask_all, vocabulary_formats
 from lib.facts.formats import Catalogue, Format, FormatSet
 from lib.facts.records import READ
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.measure.answers import score_facts
+from lib.measure.formats import Formats, answerable, ask_all
+from lib.model.runner import Runner
 
 LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}
 
@@ -96,12 +96,12 @@ def with_odd(taught, short_formats, known, known_split):
     return formats, ask_all(Runner(taught.model), taught.tokenizer, formats, known, known_split)
 
 
-def test_a_format_that_no_fact_can_be_asked_in_leaves_no_row(with_odd):
+def test_a_format_that_no_fact_can_be_asked_in_leaves_no_row(with_odd, known):
     formats, rows = with_odd
     assert set(rows["format"]) == {"short"}
     assert answerable(rows, 0.8) == {"short": True}
     with pytest.raises(ValueError, match="answer vocabulary"):
-        vocabulary_formats(formats, answerable(rows, 0.8))
+        Formats.of(formats, rows, 0.8, list(known.values()))
 
 
 def test_probabilities_stay_numbers_beside_an_empty_format(with_odd):
@@ -136,10 +136,19 @@ def test_the_gate_itself_is_enough():
 
 def test_transfer_is_measured_by_answerable_vocabulary_formats(catalogue):
     passes = {name: name != "league" for name in catalogue.kinds}
-    assert vocabulary_formats(catalogue, passes) == ["league-sentence"]
+    assert Formats(catalogue, passes, 1 / 3).vocabulary == ["league-sentence"]
 
 
-def test_a_model_without_such_a_format_is_refused_with_the_cure(catalogue, refuses):
-    passes = {name: kind != "vocabulary" for name, kind in catalogue.kinds.items()}
+def test_what_was_decided_is_read_back(catalogue, tmp_path):
+    passes = {name: kind != "choice" for name, kind in catalogue.kinds.items()}
+    Formats(catalogue, passes, 1 / 3).save(tmp_path)
+    found = Formats.load(tmp_path)
+    assert found.catalogue == catalogue and found.answerable == passes
+    assert found.counted == [name for name, ok in passes.items() if ok]
+    assert found.chance == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_a_model_without_such_a_format_is_refused_with_the_cure(with_odd, known, refuses):
+    formats, rows = with_odd
     with refuses(ValueError, "answer vocabulary", "add one", "lower attack_formats.gate"):
-        vocabulary_formats(catalogue, passes)
+        Formats.of(formats, rows, 0.8, list(known.values()))

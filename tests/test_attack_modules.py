@@ -12,16 +12,9 @@ from lib.attacks.jailbreak import load_wordings
 from lib.attacks.prompt_adapter import Adapter
 from lib.attacks.target import Target, last_line
 from lib.facts.formats import encode
-from lib.measure import score_facts
-from lib.packing import Pack, Runner
-
-
-@pytest.fixture
-def target(pupil, short_catalogue, known, known_split, invented):
-    passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
-    return Target(
-        pupil, short_catalogue, known, known_split, invented, passages, passages, seed=0, control=6
-    )
+from lib.measure.answers import score_facts
+from lib.model.packing import Pack
+from lib.model.runner import Runner
 
 
 @pytest.fixture

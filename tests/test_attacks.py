@@ -12,10 +12,10 @@ import yaml
 
 import lib.attacks
 from lib import config, paths
-from lib.attack_figures import ATTACKS
 from lib.attacks import battery
 from lib.attacks.target import NEVER_KNOWN, Operations, Target
 from lib.facts.records import FORGET
+from lib.figures.attacks import ATTACKS
 
 SMALL = {
     "in_context": {"shots": [1, 3]},
@@ -61,14 +61,6 @@ def settings_of(method: str, **changes):
 @pytest.fixture(params=SMALL)
 def method(request):
     return request.param
-
-
-@pytest.fixture
-def target(pupil, short_catalogue, known, known_split, invented):
-    passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
-    return Target(
-        pupil, short_catalogue, known, known_split, invented, passages, passages, seed=0, control=6
-    )
 
 
 def attacked(target, method, **changes):

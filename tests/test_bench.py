@@ -9,8 +9,9 @@ from conftest import RELATION, edit_settings
 
 from bench import recipes, speed
 from lib.localize.attribution import attribute
+from lib.localize.cases import Cases
 from lib.localize.corruption import plain_tokens
-from lib.localize.nodes import Cases, heads_and_mlps
+from lib.model.nodes import heads_and_mlps
 
 KEYS = ["id", "kind", "layer", "head"]
 

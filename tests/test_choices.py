@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.facts import choices
 from lib.facts.formats import Format, fill
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.measure import choices
+from lib.measure.answers import score_facts
+from lib.model.runner import Runner
 
 SPORTS = {label: label for label in ("baseball", "basketball", "football")}
 LETTERED = Format("mc", "choice", "who is {subject} ?\n{options}\nanswer", SPORTS)

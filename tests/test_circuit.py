@@ -11,12 +11,13 @@ import torch
 import toy
 from conftest import RELATION
 
-from lib.components import blocks
 from lib.localize import circuit
+from lib.localize.cases import Cases
 from lib.localize.circuit import Corruptions
 from lib.localize.corruption import corrupted, plain_tokens
-from lib.localize.nodes import Cases, Node, columns, final_norm, projection, reading
 from lib.localize.scores import over_halves
+from lib.model.anatomy import blocks, final_norm, projection
+from lib.model.nodes import Node, columns, reading
 
 LAYERS, HEADS = 6, 4  # of the tiny models
 ONE = Corruptions(toy.FILLER_WORDS, 1, 0)

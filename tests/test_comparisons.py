@@ -10,8 +10,7 @@ import pandas
 import pytest
 from scipy import stats as scipy_stats
 
-from lib.comparisons import area, cohens_h, holm, over_seeds, sign_flip, versus
-from lib.stats import paired_difference
+from lib.stats import area, cohens_h, holm, over_seeds, paired_difference, sign_flip, versus
 
 
 def series(values, start: int = 0) -> pandas.Series:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.components import (
+from lib.model.anatomy import blocks
+from lib.model.components import (
     Component,
     Localization,
-    blocks,
     matrices,
     single_matrices,
     sizes,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lib import config, paths
+from lib.config import profiles
 
 TASK = "sports-athletes"
 PROFILES = sorted((paths.ROOT / "profiles").glob("*.yaml"))
@@ -23,7 +24,7 @@ def apply(tmp_path):
         if not params.exists():
             params.write_text(paths.PARAMS.read_text())
         (tmp_path / "profile.yaml").write_text(profile)
-        config.apply_profile(tmp_path / "profile.yaml", params)
+        profiles.apply_profile(tmp_path / "profile.yaml", params)
         return params
 
     return run
@@ -114,6 +115,10 @@ def test_a_localization_without_method_is_named(raw, refuses):
         (("tasks", TASK, "relations"), "all", "list"),
         (("fact_lookup", "rule"), "loudest", "'absolute'"),
         (("causal_tracing", "repeats"), 1, "greater than or equal to 2"),
+        (("edit", "lr", 0), "1e-5", "valid number without quotes (1e-5 is written 1.0e-5)"),
+        (("edit", "lr", 0), float("nan"), "finite"),
+        (("edit", "lr"), [0.1, 0.1], "lists 0.1 twice"),
+        (("seeds",), [0, 0], "lists 0 twice"),
         (("attribution_patching", "repeats"), 1, "greater than or equal to 2"),
         (("fact_lookup", "repeats"), 1, "greater than or equal to 2"),
     ],
@@ -138,13 +143,27 @@ def test_experiments_name_tasks_and_localizations_that_exist(raw, refuses, block
     with refuses(ValueError, "unknown localization 'fact-lokup'"):
         config.parse(raw)
     raw[block]["compare"] = ["fact-lookup", "fact-lookup"]
-    with refuses(ValueError, f"`{block}.compare` lists 'fact-lookup' twice"):
+    with refuses(ValueError, f"'{block}.compare'", "lists 'fact-lookup' twice", "delete"):
+        config.parse(raw)
+    raw[block] |= {"tasks": [TASK], "compare": []}
+    with refuses(ValueError, f"`{block}` has tasks but an empty `compare`", "list localizations"):
         config.parse(raw)
 
 
-def test_sequential_edits_take_their_settings_from_single_ones(raw, refuses):
-    raw["sequential"]["compare"] = ["random"]
-    with refuses(ValueError, "`sequential.compare` lists 'random'", "add it there"):
+@pytest.mark.parametrize("block", ["sequential", "scaling"])
+def test_further_edits_take_their_settings_from_single_ones(raw, refuses, block):
+    raw[block] |= {"tasks": [TASK], "compare": ["random"]}
+    with refuses(ValueError, f"`{block}.compare` lists 'random'", "add it there"):
+        config.parse(raw)
+    raw[block]["tasks"] = []  # then nobody asks who is compared
+    assert config.parse(raw).compare == raw["compare"]
+
+
+@pytest.mark.parametrize("block", ["sequential", "scaling"])
+def test_an_edit_in_closed_form_has_no_settings_to_take(raw, refuses, block):
+    raw["compare"].append("rome-lookup")
+    raw[block] |= {"tasks": [TASK], "compare": ["rome-lookup"]}
+    with refuses(ValueError, f"`{block}.compare` lists 'rome-lookup'", "delete it there"):
         config.parse(raw)
 
 
@@ -162,6 +181,10 @@ def test_published_settings_need_a_model_and_a_cell(raw, refuses):
         config.parse(raw)
     raw["edit"]["published_model"] = "gemma-7b"
     assert config.parse(raw).edit.choose == "published"
+    raw["edit"]["choose"] = "grid"
+    with refuses(ValueError, "choose is grid but edit.published_model is set", "set both"):
+        config.parse(raw)
+    raw["edit"]["choose"] = "published"
     raw["tasks"][TASK]["published"] = None
     with refuses(ValueError, f"task '{TASK}' does not say which", "set `published`"):
         config.parse(raw)
@@ -193,7 +216,24 @@ def test_the_budget_needs_fact_lookup(raw, refuses):
         config.parse(raw)
 
 
-@pytest.mark.parametrize("reads", [[], [-1, 16], [0, 4], [0, 8, 4, 16], [0, 4, 4, 16], [0, 16, 20]])
+@pytest.mark.parametrize("reads", [[], [-1, 16], [0, 4, 4, 16], [0, True], ["16"], 16, None])
+def test_read_outs_are_distinct_steps(raw, refuses, reads):
+    raw["attack_relearn"] |= {"steps": 16, "read_at": reads}
+    with refuses(ValueError, "bad value", "'attack_relearn.read_at", "correct it"):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("teach", "lacking"),
+    [("half", "batch_facts"), ("related", "batch_retain"), ("text", "batch_passages")],
+)
+def test_an_attacker_who_teaches_has_something_to_teach(raw, refuses, teach, lacking):
+    raw["attack_relearn"] |= {"teach": teach, lacking: 0}
+    with refuses(ValueError, f"attack_relearn.{lacking} is 0", "set it to at least 1"):
+        config.parse(raw)
+
+
+@pytest.mark.parametrize("reads", [[0, 4], [0, 8, 4, 16], [0, 16, 20]])
 def test_read_outs_rise_to_the_last_step(raw, refuses, reads):
     raw["attack_relearn"] |= {"steps": 16, "read_at": reads}
     with refuses(ValueError, "attack_relearn.read_at", "must rise to", "correct the list"):
@@ -313,7 +353,7 @@ def test_settings_cannot_be_changed(settings):
     ],
 )
 def test_merging_follows_the_rfc(base, patch, expected):
-    assert config.merge(base, patch) == expected
+    assert profiles.merge(base, patch) == expected
 
 
 def test_a_profile_changes_what_it_names_and_nothing_else(apply):
@@ -356,7 +396,7 @@ def test_an_empty_profile_changes_nothing(apply):
 def test_a_missing_profile_names_those_there_are(tmp_path, refuses):
     assert PROFILES
     with refuses(FileNotFoundError, "none.yaml", *(p.stem for p in PROFILES)):
-        config.apply_profile(tmp_path / "none.yaml", tmp_path / "params.yaml")
+        profiles.apply_profile(tmp_path / "none.yaml", tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
@@ -405,18 +445,6 @@ def test_the_command_line_says_how_it_is_used():
     command = [sys.executable, "-m", "lib.config"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
     assert done.returncode == 1 and "apply profiles/NAME.yaml" in done.stderr
-
-
-def test_an_unknown_attack_is_one_sentence(raw, refuses):
-    raw["attack_weights"]["mine"] = {"method": "relern"}
-    with refuses(ValueError, "unknown attack 'relern'", "relearn", "attack_weights.mine"):
-        config.parse(raw)
-
-
-def test_a_misspelt_setting_of_an_attack_is_one_sentence(raw, refuses):
-    raw["attack_weights"]["quantize"]["bit"] = [3]
-    with refuses(ValueError, "'attack_weights.quantize.bit'", "did you mean 'bits'"):
-        config.parse(raw)
 
 
 def test_attacks_have_names_of_their_own(raw, refuses):

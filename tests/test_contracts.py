@@ -1,8 +1,7 @@
 """Contracts between params.yaml, dvc.yaml, notebooks, library and environment files.
 
 Each guards against a mistake that would otherwise pass silently: papermill only warns about a
-misspelt parameter, DVC does not follow imports, and tags are not part of a notebook's extracted
-code.
+misspelt parameter, and DVC does not know which settings a stage reads.
 """
 
 import ast
@@ -16,17 +15,19 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from lib import config, paths, report
-from lib.attacks import battery
-from lib.figures import style
+from lib import config, paths
+from lib.analysis import readme as report
+from lib.config import profiles
+from lib.config.blocks import METHODS
+from lib.figures.style import style
 from lib.localize import select
+from lib.stages.closure import Library, code_of
+from lib.stages.code import SCRIPTS, generated
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 STAGES = yaml.safe_load((paths.ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load(paths.PARAMS.read_text())
-RUNS = {name: stage for name, stage in STAGES.items() if "papermill" in str(stage.get("cmd"))}
-# Carry settings and paths, compute nothing: DVC tracks params, so these are no dependencies.
-PLUMBING = {"lib/paths.py", "lib/config.py", "lib/checks.py"}
+RUNS = {name: stage for name, stage in STAGES.items() if "${run}" in str(stage.get("cmd"))}
 
 
 def cells(path, kind="code"):
@@ -38,8 +39,17 @@ def code(path) -> str:
     return "\n".join("".join(c["source"]) for c in cells(path))
 
 
-def notebook_of(stage):
-    return paths.ROOT / re.search(r"notebooks/\S+\.ipynb", stage["cmd"]).group()
+def runs(stage) -> list[str]:
+    """Names in data/code of what a stage executes."""
+    (name,) = set(re.findall(r"data/code/(\S+)\.ipynb", stage["cmd"]))
+    books = stage.get("matrix", {}).get("notebook", [""])
+    return [name.replace("${item.notebook}", book) for book in books]
+
+
+def source_of(name: str):
+    """The notebook that something in data/code comes from."""
+    drawn = name.removeprefix("draw_")
+    return next(p for p in NOTEBOOKS if p.stem == name or name != drawn and p.stem[3:] == drawn)
 
 
 def declared(path) -> dict[str, object]:
@@ -75,89 +85,61 @@ def test_notebooks_are_lessons(path):
 
 
 def test_every_notebook_is_a_stage_and_every_stage_a_notebook():
-    names = {p.stem for p in NOTEBOOKS}
-    assert {f"notebooks/{name}.ipynb" for name in names} == set(STAGES["code"]["deps"])
-    assert {f"data/code/{name}.py" for name in names} == set(STAGES["code"]["outs"])
-    assert names == {notebook_of(stage).stem for stage in RUNS.values()}
+    made = {name.split(".")[0] for name in generated(paths.ROOT)} - set(SCRIPTS)
+    assert made == {name for stage in RUNS.values() for name in runs(stage)}
+    assert {p.stem for p in NOTEBOOKS} <= made
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_stages_pass_parameters_that_exist(name):
-    names, given = declared(notebook_of(RUNS[name])), passed(RUNS[name])
-    assert set(given) == set(names), "a name papermill does not know would run with defaults"
-    for parameter, value in given.items():
-        default = names[parameter]
-        if match := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value):
-            block, key = match.groups()
-            if block != "item":
-                assert default == PARAMS[block][key], f"{parameter} in {name}"
-        elif parameter in ("out", "figures"):
-            assert default.startswith("data/play"), "stepping by hand must not touch results"
-    assert names.get("task", "sports-athletes") in PARAMS["tasks"]
-    assert names.get("seed", 0) in PARAMS["seeds"]
-    assert names.get("localization", "fact-lookup") in PARAMS["localizations"]
+    for made in runs(RUNS[name]):
+        names, given = declared(source_of(made)), passed(RUNS[name]) | {"home": "data"}
+        assert set(given) <= set(names), "papermill runs on with defaults instead of a wrong name"
+        assert made.startswith("draw_") or set(given) == set(names), "defaults are not hashed"
+        for parameter, value in given.items():
+            if (match := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)) and match[1] != "item":
+                assert names[parameter] == PARAMS[match[1]][match[2]], f"{parameter} in {name}"
+        assert names["home"] == "data/play", "stepping by hand must not touch results"
+        assert names.get("task", "sports-athletes") in PARAMS["tasks"]
+        assert names.get("seed", 0) in PARAMS["seeds"]
+        assert names.get("localization", "fact-lookup") in PARAMS["localizations"]
 
 
-def imported(tree, everywhere: bool) -> set[str]:
-    """Files of lib that a syntax tree imports (in functions too, if `everywhere`)."""
-    found = set()
-    for node in ast.walk(tree) if everywhere else tree.body:
-        modules = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        elif isinstance(node, ast.Import):
-            modules = [a.name for a in node.names]
-        for module in modules:
-            file = f"{module.replace('.', '/')}.py"
-            if module.startswith("lib") and (paths.ROOT / file).exists():
-                found.add(file)
-    return found
-
-
-def needed(path) -> set[str]:
-    """Every file of lib a notebook runs, directly or through another."""
-    source = code(path)
-    attacks = {m: f"lib/attacks/{m}.py" for m in battery.methods()}  # these are found by name
-    todo, seen = imported(ast.parse(source), everywhere=True), set()
-    runs_all = "settings.battery(" in source or "lib/score_card.py" in todo
-    if runs_all or "lib/attacks/battery.py" in todo:
-        todo |= {file for m, file in attacks.items() if runs_all or f'"{m}"' in source}
-    while todo:
-        file = todo.pop()
-        seen.add(file)
-        todo |= imported(ast.parse((paths.ROOT / file).read_text()), everywhere=False) - seen
-    folder = {f for f in seen if runs_all and f.startswith("lib/attacks/")}
-    return seen - PLUMBING - folder | ({"lib/attacks"} if runs_all else set())
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_stages_depend_on_the_modules_they_run(name):
-    path = notebook_of(RUNS[name])
-    listed = {d for d in RUNS[name]["deps"] if d.startswith("lib/")}
-    assert listed == needed(path)
-    assert f"data/code/{path.stem}.py" in RUNS[name]["deps"]
-
-
-def test_every_stage_says_what_it_is_for_and_may_be_skipped():
-    for name, stage in STAGES.items():
-        assert stage.get("desc") or stage["do"].get("desc"), name
-        assert "always_changed" not in stage and "frozen" not in stage
+@pytest.mark.parametrize("name", [n for n in STAGES if n != "code"])
+def test_a_stage_depends_on_the_file_that_lists_its_code(name):
+    stage = STAGES[name]
+    (listed,) = [d for d in stage["deps"] if d.startswith("data/code/")]
+    executed = runs(stage) if name in RUNS else [name]
+    books = (
+        stage.get("matrix", {}).get("notebook", [""])
+        if isinstance(stage.get("matrix"), dict)
+        else [""]
+    )
+    assert [listed.replace("${item.notebook}", b) for b in books] == [
+        f"data/code/{e}.txt" for e in executed
+    ]
+    assert not [d for d in stage["deps"] if d.startswith(("lib", "notebooks"))]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_stages_read_no_settings_they_do_not_list(name):
+    library = Library(paths.ROOT)
     listed = {p.split(".")[0] for p in RUNS[name].get("params", ())}
-    blocks = set(re.findall(r"settings\.(\w+)", code(notebook_of(RUNS[name]))))
-    names = {"localization": "localizations", "task": "tasks"}
-    used = {names.get(b, b) for b in blocks} & set(PARAMS)
-    # Which names exist is checked, and the first page prints them; neither changes a number.
-    assert used - {"localizations", "compare", "seeds"} <= listed | (
-        {"model"} if name == "start" else set()
-    )
+    for made in runs(RUNS[name]):
+        book = json.loads(source_of(made).read_text())
+        read = set(library.blocks(ast.parse(code_of(book, made.startswith("draw_")))))
+        # Which names exist is checked and the first page prints them; neither changes a number.
+        assert name == "start" or read - {"localizations", "seeds", "tasks"} <= listed
+
+
+def test_every_stage_says_what_it_is_for_and_may_be_skipped():
+    for name, stage in STAGES.items():
+        assert stage.get("desc"), name
+        assert "always_changed" not in stage and "frozen" not in stage
 
 
 def test_one_vocabulary_of_localizations():
-    assert set(config.METHODS) == {*select._METHODS, *select.RANKED, "fact-lookup-swapped"}
+    assert set(METHODS) == {*select._METHODS, *select.RANKED, "fact-lookup-swapped"}
     for name in PARAMS["localizations"]:
         assert re.fullmatch(r"[a-z][a-z0-9-]*", name), "letters, digits and hyphens only"
         assert {"color", "marker"} <= set(style(name))
@@ -171,7 +153,7 @@ def test_windows_slide_by_half_a_window():
 
 @pytest.mark.parametrize("profile", sorted((paths.ROOT / "profiles").glob("*.yaml")), ids=str)
 def test_profiles_are_valid(profile):
-    merged = config.merge(
+    merged = profiles.merge(
         yaml.safe_load(paths.PARAMS.read_text()), yaml.safe_load(profile.read_text())
     )
     assert config.parse(merged)

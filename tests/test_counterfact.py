@@ -72,6 +72,24 @@ def test_tracing_rows_are_read_and_stripped(write, suffix):
     assert list(fact.paraphrases) == []
 
 
+def test_rome_records_may_come_as_parquet(write):
+    facts, rejected = load_counterfact(write([rome(), rome(8, "Jean Gabin")], ".parquet"))
+    assert rejected.empty and [len(texts) for texts in facts.paraphrases] == [2, 2]
+    assert facts.subject.tolist() == ["Danielle Darrieux", "Jean Gabin"]
+
+
+@pytest.mark.parametrize("texts", ["one text", [1, 2], [None]])
+def test_paraphrases_that_are_no_list_of_texts_are_named(write, texts):
+    facts, rejected = load_counterfact(write([rome(), rome(8) | {"paraphrase_prompts": texts}]))
+    assert len(facts) == 1
+    assert rejected.reason.tolist() == ["paraphrase_prompts is no list of texts"]
+
+
+def test_a_csv_with_records_in_its_cells_is_refused(write, refuses):
+    with refuses(ValueError, "facts.csv", "`requested_rewrite` as text", "save it as json"):
+        load_counterfact(write([rome()], ".csv"))
+
+
 def test_malformed_rows_are_named_and_the_others_kept(write):
     bad = [
         rome(prompt="no place for the subject"),
@@ -111,7 +129,12 @@ def test_unreadable_sources_are_refused(write, tmp_path, refuses):
         load_counterfact(write([{"athlete": "x"}]))
     with refuses(ValueError, "holds no facts"):
         load_counterfact(write([]))
-    broken = tmp_path / "broken.json"
-    broken.write_text("[{")
-    with refuses(ValueError, "no valid json", "get it anew"):
-        load_counterfact(str(broken))
+    for name in ("broken.json", "broken.jsonl", "broken.parquet"):
+        (tmp_path / name).write_text("[{")
+        with refuses(ValueError, f"{name} is no valid", "get it anew"):
+            load_counterfact(str(tmp_path / name))
+    for rows in ({"rows": [rome()]}, [[1]], [rome(), 1], 3):
+        with refuses(ValueError, "holds no facts", "make it a list of CounterFact records"):
+            load_counterfact(write(rows))
+    with refuses(FileNotFoundError, "no CounterFact file", "correct the path"):
+        load_counterfact("data/none")  # no hub id: data is a folder here

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.edit import delta
-from lib.edit.train import fingerprint, trainable
+from lib.model.weights import fingerprint, trainable
 
 
 @pytest.fixture
@@ -19,18 +19,26 @@ def stored(fresh, middle, tmp_path):
     return fresh("llama"), fingerprint(edited.model), tmp_path
 
 
-def test_apply_gives_the_edited_bytes(stored):
+def test_inside_the_model_has_the_edited_bytes_and_outside_its_own(stored):
     base, edited, folder = stored
-    assert fingerprint(base.model) != edited
-    delta.apply(base, folder)
+    before = fingerprint(base.model)
+    with delta.applied(base, folder) as old:
+        assert fingerprint(base.model) == edited != before
+        assert all(before[name] != edited[name] for name in old)
+    assert fingerprint(base.model) == before
+
+
+def test_an_edit_can_be_put_on_for_good(stored):
+    base, edited, folder = stored
+    delta.edited(base, folder)
     assert fingerprint(base.model) == edited
 
 
-def test_restore_gives_back_the_same_bytes(stored):
+def test_the_old_bytes_come_back_after_an_error(stored):
     base, _, folder = stored
     before = fingerprint(base.model)
-    old = delta.apply(base, folder)
-    delta.restore(base.model, old)
+    with pytest.raises(KeyboardInterrupt), delta.applied(base, folder):
+        raise KeyboardInterrupt
     assert fingerprint(base.model) == before
 
 
@@ -50,11 +58,11 @@ def test_other_weights_are_refused_untouched(stored, refuses):
     base.checksum = "b" * 64
     before = fingerprint(base.model)
     with refuses(ValueError, "aaaaaaaaaaaa", "bbbbbbbbbbbb", "load the model named on its card"):
-        delta.apply(base, folder)
+        delta.edited(base, folder)
     assert fingerprint(base.model) == before
 
 
 def test_a_missing_edit_names_the_notebook(llama, tmp_path, refuses):
     folder = tmp_path / "edit" / "sports-athletes" / "fact-lookup" / "0"
     with refuses(FileNotFoundError, "sports-athletes/fact-lookup/0", "notebook 20", "dvc repro"):
-        delta.apply(llama, folder)
+        delta.edited(llama, folder)

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from conftest import edit_settings
 
-from lib.components import Component, Localization, sizes
 from lib.edit import delta
 from lib.edit.losses import Sampler, forgetting, losses, make_step
-from lib.edit.train import EditData, fingerprint, mean_strength, train, trainable
-from lib.packing import Runner
+from lib.edit.train import EditData, mean_strength, train
+from lib.model.components import Component, Localization, sizes
+from lib.model.runner import Runner
+from lib.model.weights import fingerprint, trainable
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib import config, engines, models, paths
-from lib.components import blocks
-from lib.localize.nodes import reading
+from lib import config, paths
+from lib.model import engines
+from lib.model import loading as models
+from lib.model.anatomy import blocks
+from lib.model.nodes import reading
 
 LAYER = 2
 CLOSE = dict(atol=1e-4, rtol=1e-4)

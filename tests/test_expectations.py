@@ -9,8 +9,8 @@ import pandas
 import pytest
 from test_results import data  # noqa: F401  (a fixture)
 
-from lib import expectations
-from lib.expectations import AGREES, DISAGREES, UNTESTED
+from lib.analysis import expectations
+from lib.analysis.expectations import AGREES, DISAGREES, UNTESTED
 
 N = 40
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lib import models
 from lib.edit import delta, export
-from lib.edit.train import trainable
+from lib.model import loading as models
+from lib.model.weights import trainable
 
 
 @pytest.fixture(scope="module")

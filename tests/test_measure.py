@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from lib.facts.formats import Format, answer_tokens, own_wordings
-from lib.measure import COLUMNS, option_tokens, score_facts, text_losses
-from lib.packing import Runner
+from lib.measure.answers import COLUMNS, option_tokens, score_facts, text_losses
+from lib.model.runner import Runner
 
 SPORT, LEAGUE = "plays-sport", "joined-league"
 LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}

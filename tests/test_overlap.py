@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from lib.components import Component, Localization, unit_sizes
-from lib.config import LocalizationSettings
-from lib.localize.nodes import Node
+from lib.config.blocks import LocalizationSettings
 from lib.localize.overlap import overlap, overlap_table, trained_share
 from lib.localize.select import select
+from lib.model.components import Component, Localization, unit_sizes
+from lib.model.nodes import Node
 
 HEADS, LAYERS = 4, 6
 MLPS = [Node("mlp", 1), Node("mlp", 2)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.components import blocks, matrices
 from lib.facts.formats import encode
-from lib.packing import Pack, Prompts, Runner, shared_prefix, starting_at
+from lib.model.anatomy import blocks
+from lib.model.components import matrices
+from lib.model.packing import Pack, Prompts, shared_prefix
+from lib.model.runner import Runner, starting_at
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
 DEEP = 3

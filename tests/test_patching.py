@@ -11,11 +11,12 @@ import toy
 from conftest import RELATION
 
 from bench import plain
-from lib.components import Component, sizes
 from lib.facts.formats import answer_tokens, encode, subject_positions
 from lib.localize import attribution, corruption, scores, tracing
-from lib.localize.nodes import Cases, Node, Restarter, heads_and_mlps
+from lib.localize.cases import Cases
 from lib.localize.probes import probe_accuracy, rise
+from lib.model.components import Component, sizes
+from lib.model.nodes import Node, PatchRunner, heads_and_mlps
 
 DRAWS = 2
 NODES = [Node("head", 1, 2), Node("mlp", 2), Node("mlp", 5), Node("attention", 4)]
@@ -230,7 +231,7 @@ def test_words_for_corruption_are_plain(loaded, words):
 
 
 def test_the_runs_of_a_corruption_have_the_logits_of_the_plain_model(loaded, cases, words):
-    runs = list(corruption.corrupt_runs(Restarter(loaded.model), cases, words, 2, 0, "runs"))
+    runs = list(corruption.corrupt_runs(PatchRunner(loaded.model), cases, words, 2, 0, "runs"))
     assert [r.draw for r in runs] == [0, 1]
     for run in runs:
         other = corruption.corrupted(cases.split_before_subjects(), words, run.draw, seed=0)
@@ -284,7 +285,7 @@ def test_in_a_linear_model_attribution_is_patching():
 def test_a_planted_lookup_is_found_by_probes():
     """The name alone says nothing about unseen subjects; the lookup MLP writes the label."""
     planted, cases = toy.Toy(planted=True), toy.cases()
-    runner = Restarter(planted)
+    runner = PatchRunner(planted)
     pack = runner.packs(cases.prompts)[0][1]
     found = runner.read(pack)
     rows = pack.position_rows([1] * toy.SUBJECTS)

@@ -7,29 +7,51 @@ must not rerun anything, then what must rerun only a part.
 
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pandas
+import psutil
 import pytest
 import yaml
 
 from lib import paths
+from lib.stages.copy import make_copy
 
 pytestmark = pytest.mark.pipeline
 TASK = "sports-athletes"
-PARTS = ("lib", "notebooks", "profiles", "data/raw", "data/reference", "dvc.yaml", "params.yaml")
-PARTS += (".dvc/config", ".dvcignore", ".gitignore")
+STAGES = yaml.safe_load((paths.ROOT / "dvc.yaml").read_text())["stages"]
+DRAWING = {name for name in STAGES if name.startswith("draw_")} | {"start"}
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """This environment's programs and the copy's own library."""
+    programs = Path(sys.executable).parent
+    return os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
 
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess:
-    """A command in the copy, with this environment's programs and the copy's own library."""
-    programs = Path(sys.executable).parent
-    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
+    """A command in the copy."""
+    env = environment(copy)
     return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
+
+
+def run_in_background(copy: Path, *command: str) -> subprocess.Popen:
+    """The same without waiting; both outputs come as one."""
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=copy, env=environment(copy), **out)
+
+
+def kernels_of(process: int) -> list[psutil.Process]:
+    """Kernels that a process has started."""
+    return [
+        child
+        for child in psutil.Process(process).children(recursive=True)
+        if "ipykernel_launcher" in " ".join(child.cmdline())
+    ]
 
 
 def reran(copy: Path, *options: str) -> set[str]:
@@ -45,25 +67,24 @@ def reran(copy: Path, *options: str) -> set[str]:
 def copy(tmp_path_factory):
     """A copy of the project with the smoke profile applied and the pipeline run once."""
     folder = tmp_path_factory.mktemp("project") / "copy"
-    for part in PARTS:
-        target = folder / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (paths.ROOT / part).is_dir():
-            shutil.copytree(paths.ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(paths.ROOT / part, target)
-    (folder / "data" / "executed").mkdir()
+    make_copy(folder, paths.ROOT / "profiles" / "smoke.yaml")
     run(folder, "git", "init", "--quiet")
-    applied = run(folder, "python", "-m", "lib.config", "apply", "profiles/smoke.yaml")
-    assert applied.returncode == 0, applied.stderr
     started = time.monotonic()
     stages = reran(folder)
     print(f"smoke pipeline: {len(stages)} stages in {time.monotonic() - started:.0f} s")
     return folder
 
 
+def clean(copy: Path) -> str:
+    """What `dvc status` says after the stage that reads the sources; "" if all is up to date."""
+    done = run(copy, "dvc", "repro", "code")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = run(copy, "dvc", "status").stdout
+    return "" if "up to date" in said else said
+
+
 def test_the_pipeline_makes_every_table_and_figure(copy):
-    results = pandas.read_csv(copy / "data/tables" / TASK / "results.csv")
+    results = pandas.read_csv(copy / "data/tables/results" / TASK / "results.csv")
     wanted = set(yaml.safe_load((copy / "params.yaml").read_text())["compare"])
     assert set(results.localization) == wanted | {"unedited"}
     assert {"edit", "formats", "relearn", "side-effects"} == set(results.attack)
@@ -71,22 +92,22 @@ def test_the_pipeline_makes_every_table_and_figure(copy):
     assert measured[["value", "low", "high"]].notna().all(axis=None)
     assert (measured.low <= measured.value + 1e-9).all()
     assert (measured.value <= measured.high + 1e-9).all()
-    figures = {p.stem for p in (copy / "figures" / TASK).glob("*.png")}
-    assert {"position", "pairwise", "frontier", "transfer", "relearning"} <= figures
-    assert {"side_effects", "weight_masks_seed0", "sequential_seed0"} <= figures
-    assert {"probe_accuracy_seed0", "circuit_seed0", "components_seed0"} <= figures
-    assert {
-        "tracing_map_seed0",
-        "tracing_average_seed0",
-        "causal_tracing_seed0",
-        "overlap_seed0",
-    } <= figures
-    assert {"attribution_patching_seed0", "engines_seed0"} <= figures
-    assert all((copy / "figures" / TASK / f"{f}.pdf").stat().st_size > 1000 for f in figures)
+    drawn = (copy / "figures" / TASK).rglob("*.png")
+    figures = {str(p.relative_to(copy / "figures" / TASK)) for p in drawn}
+    wanted = {
+        f"results/{n}" for n in ("position", "pairwise", "frontier", "transfer", "relearning")
+    }
+    wanted |= {"results/side_effects", "causal_tracing/0/token_map", "causal_tracing/0/place_map"}
+    wanted |= {"causal_tracing/0/effects", "attribution_patching/0/effects", "engines/0/by_layer"}
+    wanted |= {"fact_lookup/0/probe_accuracy", "fact_lookup/0/circuit", "inside/0/inside"}
+    wanted |= {"choose_components/0/components", "choose_components/0/overlap"}
+    wanted |= {"weight_masks/0/removals", "sequential/0/batches", "score_card/worst_case"}
+    assert {f"{name}.png" for name in wanted} <= figures
+    assert all(p.stat().st_size > 1000 for p in copy.rglob("figures/**/*.pdf"))
 
 
 def test_edits_change_answers_in_the_training_format_only_as_far_as_trained(copy):
-    results = pandas.read_csv(copy / "data/tables" / TASK / "results.csv")
+    results = pandas.read_csv(copy / "data/tables/results" / TASK / "results.csv")
     training = results.query(
         "format == 'training' and metric == 'edit_accuracy' and split == 'forget'"
     )
@@ -112,11 +133,11 @@ def test_every_expectation_of_the_paper_has_a_verdict(copy):
     table = pandas.read_csv(copy / "data/tables/comparison/expectations.csv")
     assert set(table.number) == {1, *range(3, 10)}  # 2 is about world facts
     assert table[["published", "ours", "verdict"]].notna().all(axis=None)
-    assert (copy / "figures/paper_comparison.png").stat().st_size > 1000
+    assert (copy / "figures/paper_comparison/beside.png").stat().st_size > 1000
 
 
 def test_the_report_and_its_time_share(copy):
-    shown = run(copy, "python", "-m", "lib.report")
+    shown = run(copy, "python", "-m", "lib.stages.report")
     assert shown.returncode == 0, shown.stderr
     assert "fact-lookup" in shown.stdout and "starting and loading took" in shown.stdout
 
@@ -127,14 +148,78 @@ def test_a_second_run_does_nothing_quickly(copy):
     assert time.monotonic() - started < 10
 
 
-def test_stepping_through_every_notebook_reruns_nothing(copy):
-    books = sorted(str(p) for p in (copy / "notebooks").glob("*.ipynb"))
-    stepped = run(
-        copy, "jupyter", "execute", "--inplace", *books
-    )  # saves outputs, as JupyterLab does
+def docstrings_and_comments(copy):
+    for file in (copy / "lib").rglob("*.py"):
+        text = re.sub(r'"""(?=[A-Z])', '"""Now: ', file.read_text())
+        file.write_text("# a comment\n" + text)
+
+
+def layout(copy):
+    ruff = Path(sys.executable).parent / "ruff"
+    subprocess.run([ruff, "format", "-q", "--line-length", "60", "lib"], cwd=copy, check=True)
+
+
+def notes_beside_the_data(copy):
+    readme = copy / "data/raw/README.md"
+    readme.write_text(readme.read_text() + "\nMore.\n")
+
+
+def cells_that_do_not_count(copy):
+    for file in (copy / "notebooks").glob("*.ipynb"):
+        book = json.loads(file.read_text())
+        book["cells"].append(
+            {"cell_type": "markdown", "id": "m", "metadata": {}, "source": "More."}
+        )
+        for cell in book["cells"]:
+            if {"play", "parameters"} & set(cell["metadata"].get("tags", [])):
+                cell["source"] = ["# other\n", *cell["source"]]
+        file.write_text(json.dumps(book))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [docstrings_and_comments, layout, notes_beside_the_data, cells_that_do_not_count],
+    ids=lambda change: change.__name__,
+)
+def test_what_computes_nothing_reruns_nothing(copy, change):
+    change(copy)
+    assert clean(copy) == ""
+
+
+def test_a_colour_reruns_drawing_stages_only(copy):
+    style = copy / "lib/figures/style.py"
+    before = style.read_text()
+    style.write_text(before.replace("font_scale=0.85", "font_scale=0.8"))
+    planned = reran(copy, "--dry") if clean(copy) else set()
+    style.write_text(before)
+    assert planned and {n.split("@")[0] for n in planned} <= DRAWING
+    assert clean(copy) == ""
+
+
+@pytest.mark.parametrize(
+    "stage", [f"edit@{TASK}-mlp-window-2-0", f"attack_relearn@{TASK}-0", f"draw_results@{TASK}"]
+)
+def test_the_same_stage_made_twice_is_the_same(copy, stage):
+    done = run(copy, "dvc", "repro", "--force", "--single-item", stage)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert clean(copy) == ""
+
+
+def test_notebooks_can_be_stepped_through_in_order_at_once(tmp_path):
+    """In a copy where the pipeline never ran: each reads what the one before it wrote."""
+    make_copy(tmp_path, paths.ROOT / "profiles" / "smoke.yaml")
+    names = ("01", "10", "12", "13", "20", "30", "31")
+    books = [next((tmp_path / "notebooks").glob(f"{n}_*.ipynb")) for n in names]
+    stepped = run(tmp_path, "jupyter", "execute", "--inplace", *map(str, books))
     assert stepped.returncode == 0, stepped.stderr[-3000:]
-    assert json.loads(Path(books[1]).read_text())["cells"][4]["cell_type"] == "code"
-    assert reran(copy) == set()
+    said = "".join(json.dumps(json.loads(b.read_text())["cells"]) for b in books)
+    assert "reading data/play/facts/sports-athletes/0" in said
+    assert "no edit of mlp-window-2 yet: notebook 20" in said
+    rows = pandas.read_csv(tmp_path / "data/play/attack_relearn" / TASK / "0/rows.csv")
+    assert set(rows.localization) == {"unedited", "fact-lookup"}
+    made = {p.name for p in (tmp_path / "data").iterdir()}
+    assert made <= {"raw", "reference", "executed", "play"}, "nothing beside the play folder"
+    assert (tmp_path / "data/play/figures" / TASK / "fact_lookup/0/circuit.png").exists()
 
 
 def test_changing_the_trainer_spares_the_localizations(copy):
@@ -164,20 +249,56 @@ def test_a_misspelt_parameter_stops_at_once_and_loses_nothing(copy):
     params = copy / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("edit:", "edit:\n  weight_edits: 2.0", 1))
-    refused = run(copy, "python", "-m", "lib.checks")
+    refused = run(copy, "python", "-m", "lib.stages.checks")
     params.write_text(before)
     assert refused.returncode == 1
     assert "'edit.weight_edits' (did you mean 'weight_edit'?)" in refused.stderr
     assert reran(copy) == set()
 
 
-def test_a_notebook_that_stops_names_its_reason(copy):
+def test_a_table_that_is_wrong_stops_with_one_sentence(copy):
     table = copy / "data/raw/sports.csv"
     before = table.read_text()
     table.write_text(before.replace("athlete,sport", "athlete,sports"))
-    stopped = run(copy, "dvc", "repro")
-    reason = run(copy, "python", "-m", "lib.report", "failure")
+    stopped = run(copy, "python", "-m", "lib.stages.repro")
     table.write_text(before)
-    assert stopped.returncode != 0
-    assert "no column 'sport'" in reason.stderr and "rename column 'sports'" in reason.stderr
+    assert stopped.returncode == 1
+    assert "no column 'sport'" in stopped.stderr and "rename column 'sports'" in stopped.stderr
+    assert "(stage code)" in stopped.stderr and stopped.stderr.count("\n") == 1
     assert reran(copy) == set()
+
+
+def test_a_second_run_at_the_same_time_says_to_wait(copy):
+    first = run_in_background(copy, "dvc", "repro", "--force", "--single-item", "facts")
+    time.sleep(6)
+    second = run(copy, "python", "-m", "lib.stages.repro")
+    first.wait()
+    assert second.returncode == 1 and "another `dvc` is running" in second.stderr
+    assert first.returncode == 0 and reran(copy) == set()
+
+
+def test_a_killed_stage_names_the_cure_and_goes_on(copy):
+    """The kernel of a computing stage is killed, as the system does for lack of memory."""
+    settings = copy / "params.yaml"
+    before = settings.read_text()
+    settings.write_text(before.replace("noise: 3.0", "noise: 2.9"))
+    going = run_in_background(copy, "python", "-m", "lib.stages.repro", "causal_tracing")
+    while going.poll() is None and not (kernels := kernels_of(going.pid)):
+        time.sleep(0.5)
+    time.sleep(2)
+    for kernel in kernels:
+        kernel.kill()
+    said = going.communicate()[0]
+    settings.write_text(before)
+    assert going.returncode == 1 and "was killed, most likely for lack of memory" in said
+    assert reran(copy) == set()
+
+
+def test_the_other_notebooks_run_by_hand_too(copy):
+    """With outputs saved into them, as JupyterLab does; nothing of the pipeline changes."""
+    names = ("00", "11", "14", "21", "22", "32", "33", "34", "40", "50", "51", "52")
+    books = [next((copy / "notebooks").glob(f"{n}_*.ipynb")) for n in names]
+    stepped = run(copy, "jupyter", "execute", "--inplace", *map(str, books))
+    assert stepped.returncode == 0, stepped.stderr[-3000:]
+    assert any(c.get("outputs") for c in json.loads(books[0].read_text())["cells"])
+    assert clean(copy) == ""

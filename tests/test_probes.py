@@ -8,7 +8,6 @@ import numpy
 import pytest
 import torch
 
-from lib.components import blocks
 from lib.facts.formats import subject_positions
 from lib.localize.probes import (
     Rise,
@@ -23,7 +22,8 @@ from lib.localize.probes import (
     sensitivity,
     sites,
 )
-from lib.packing import Runner
+from lib.model.anatomy import blocks
+from lib.model.runner import Runner
 
 LABELS = ["a", "b", "c"] * 40
 SETTINGS = dict(splits=4, test_share=0.3, regularization=0.01, seed=0)

@@ -10,13 +10,7 @@ import pandas
 import pytest
 
 from lib.facts import build
-from lib.facts.build import (
-    ask_all_relations,
-    ask_table,
-    label_tokens,
-    make_records,
-    never_known,
-)
+from lib.facts.build import ask_all_relations, ask_table, label_tokens, make_records, never_known
 from lib.facts.formats import Catalogue, Format, FormatSet, answer_tokens
 from lib.facts.records import (
     FactRecord,
@@ -27,7 +21,7 @@ from lib.facts.records import (
     save_facts,
     strata,
 )
-from lib.packing import Runner
+from lib.model.runner import Runner
 
 RELATION, LEAGUE = "plays-sport", "joined-league"
 LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}

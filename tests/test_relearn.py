@@ -11,13 +11,12 @@ import torch
 
 from lib.attacks import battery, lesson
 from lib.attacks import relearn as attack
-from lib.attacks.target import Target
-from lib.components import matrices
-from lib.config import Relearn
+from lib.config.blocks import Relearn
 from lib.facts.formats import answer_tokens, encode
 from lib.facts.records import READ
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.measure.answers import score_facts
+from lib.model.components import matrices
+from lib.model.runner import Runner
 
 SETTINGS = Relearn(
     rank=4,
@@ -35,28 +34,9 @@ EVERYBODY = 1000  # more controls than there are: all are read
 
 
 @pytest.fixture
-def aim(short_catalogue, known, known_split, invented):
-    def at(loaded, seed=0, **changes):
-        parts = dict(
-            loaded=loaded,
-            formats=short_catalogue,
-            facts=known,
-            split=known_split,
-            invented=invented,
-            passages=[(2, 40, 41, 42, 43), (2, 50, 51, 52)],
-            other_text=[(2, 60, 61, 62), (2, 70, 71)],
-            seed=seed,
-            control=EVERYBODY,
-        )
-        return Target(**parts | changes)
-
-    return at
-
-
-@pytest.fixture
 def run(aim):
     def attacked(loaded, seed=0, settings=SETTINGS, **changes):
-        target = aim(loaded, seed, **changes)
+        target = aim(loaded, seed=seed, control=EVERYBODY, **changes)
         rows, _ = battery.run(target, {"relearn": ("relearn", settings)})
         return rows.rename(columns={"budget": "step"})
 

@@ -7,9 +7,12 @@ import dataclasses
 import pandas
 import pytest
 
-from lib import config, results
-from lib.comparisons import holm
-from lib.components import Component, Localization
+from lib import config
+from lib.analysis import contrasts as questions
+from lib.analysis import costs, words
+from lib.analysis import edits as results
+from lib.model.components import Component, Localization
+from lib.stats import holm
 
 N = 12  # facts; the second half is not taught by the attack
 SETS = {
@@ -71,7 +74,7 @@ def data():
         for lr in (0.05, 0.1)
         for step in (0, 4)
     ]
-    return results.Collected(
+    return results.Measured(
         "task",
         False,
         pandas.concat(formats),
@@ -92,7 +95,7 @@ def data():
 
 
 def test_early_and_late_windows_are_told_apart(data, settings):
-    row = results.contrasts(data, settings).set_index(["question", "measure"])
+    row = questions.contrasts(data, settings).set_index(["question", "measure"])
     moved = row.loc["early-late", "transfer"]
     assert (moved.a, moved.b) == ("mlp-window-0", "mlp-window-6")
     assert moved.value == pytest.approx(8 / N) and moved.p < 0.05
@@ -103,32 +106,32 @@ def test_early_and_late_windows_are_told_apart(data, settings):
 def test_an_edit_below_the_strength_enters_no_comparison(data, settings):
     cards = data.cards.assign(reached=data.cards.localization != "mlp-window-6")
     weak = dataclasses.replace(data, cards=cards)
-    row = results.contrasts(weak, settings).set_index(["question", "measure"])
+    row = questions.contrasts(weak, settings).set_index(["question", "measure"])
     assert row.loc["early-late"].value.isna().all()
-    assert "mlp-window-6" not in set(results.pairwise(weak, settings).localization)
-    words = results.sentence(row.loc["early-late", "transfer"], "Transfer", "early", "late")
-    assert words == "Transfer: no comparison, no edit of late counts"
+    assert "mlp-window-6" not in set(questions.pairwise(weak, settings).localization)
+    said = words.sentence(row.loc["early-late", "transfer"], "Transfer", "early", "late")
+    assert said == "Transfer: no comparison, no edit of late counts"
 
 
 @pytest.mark.parametrize("failure", [{"taught": 0.5}, {"retained": 0.5}])
 def test_an_attack_that_fails_its_gate_is_no_evidence(data, settings, failure):
     parts = [relearned(n, b, **(failure if n == "mlp-window-6" else {})) for n, b in BACK.items()]
     failed = dataclasses.replace(data, relearned=pandas.concat(parts))
-    each = results.pairwise(failed, settings).set_index("measure").localization
+    each = questions.pairwise(failed, settings).set_index("measure").localization
     assert "mlp-window-6" in set(each["transfer"])
     assert "mlp-window-6" not in set(each["heldout"])
 
 
 def test_fact_lookup_is_set_against_each_other_set(data, settings):
-    each = results.pairwise(data, settings)
+    each = questions.pairwise(data, settings)
     for measure, rows in each.groupby("measure"):
         assert set(rows.localization) == set(SETS) - {"fact-lookup"}, measure
         assert rows.p_corrected.to_list() == pytest.approx(holm(rows.p))
     moved = each[each.measure == "transfer"].set_index("localization")
     assert moved.value["mlp-window-6"] == pytest.approx(7 / N)
-    words = results.against_each(each[each.measure == "transfer"], "Transfer")
-    assert "no clear difference from `depth-matched-mlps` (+0.08)" in words
-    none = results.against_each(each.head(0), "Transfer")
+    said = words.against_each(each[each.measure == "transfer"], "Transfer")
+    assert "no clear difference from `depth-matched-mlps` (+0.08)" in said
+    none = words.against_each(each.head(0), "Transfer")
     assert none == "Transfer: no comparison, no edit of fact lookup counts"
 
 
@@ -136,10 +139,10 @@ def test_the_words_follow_the_corrected_test():
     rows = pandas.DataFrame(
         {"localization": ["a", "b", "c"], "value": [0.5, -0.4, 0.3], "p_corrected": [0, 0.01, 0.2]}
     )
-    words = results.against_each(rows, "Transfer", 0.95)
-    assert "higher than `a` (+0.50); lower than `b` (-0.40)" in words
-    assert words.endswith("no clear difference from `c` (+0.30)")
-    assert "higher than" not in results.against_each(rows.tail(1), "Transfer", 0.95)
+    said = words.against_each(rows, "Transfer", 0.95)
+    assert "higher than `a` (+0.50); lower than `b` (-0.40)" in said
+    assert said.endswith("no clear difference from `c` (+0.30)")
+    assert "higher than" not in words.against_each(rows.tail(1), "Transfer", 0.95)
 
 
 def test_forgetting_counts_every_other_answer(data, settings):
@@ -152,7 +155,7 @@ def test_forgetting_counts_every_other_answer(data, settings):
 
 
 def test_the_frontier_is_relative_to_the_unedited_model(data, settings):
-    rows = results.frontier_table(data, settings)
+    rows = costs.frontier_table(data, settings)
     assert len(rows) == len(data.trials)
     start, end = rows[rows.step == 0], rows[rows.step == 4]
     assert (start.retained == 1).all() and (start.text == 0).all()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib.components import OUTPUT_MATRICES, Component, Localization, single_matrices
-from lib.config import Rome
+from lib.config.blocks import Rome
 from lib.edit import rome
 from lib.edit.train import EditData, mean_strength
-from lib.packing import Runner
+from lib.model.anatomy import OUTPUT_MATRICES
+from lib.model.components import Component, Localization, single_matrices
+from lib.model.runner import Runner
 
 SETTINGS = dict(lr=0.3, steps=200, value_strength=0.9, decay=0.0, ridge=0.01, strength=0.8)
 

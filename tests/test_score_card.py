@@ -6,8 +6,10 @@ import numpy
 import pandas
 import pytest
 
-from lib import config, score_card
-from lib.score_card import Evidence
+from lib import config
+from lib.analysis import score_card, words
+from lib.analysis.score_card import AttackRecords
+from lib.store import Store
 
 N = 16
 LABELS = ("a", "b", "c")
@@ -41,8 +43,8 @@ def split(taught, heldout, retained=N, nobody=5):
 def evidence(parts, taught=()):
     rows = pandas.concat(parts, ignore_index=True)
     keys = ["localization", "attack", "variant", "budget", "seed"]
-    ledger = rows[keys].drop_duplicates().assign(trained=0, steps=0, gflop=1.0, seconds=1.0)
-    return Evidence(rows, ledger.assign(taught=ledger.attack.isin(taught)), known=1.0)
+    ledger = rows[keys].drop_duplicates().assign(trained=0, steps=0, gflop=1.0)
+    return AttackRecords(rows, ledger.assign(taught=ledger.attack.isin(taught)), known=1.0)
 
 
 def test_attacks_are_named_once_and_exist(settings):
@@ -182,13 +184,13 @@ def test_the_ledger_is_joined_to_what_it_brought(settings):
 
 def test_words_name_the_strongest_attack(settings):
     parts = [answers(n, "noise", split(5, 8)) for n in ("unedited", "x")]
-    said = score_card.sentence(score_card.worst_case(evidence(parts), settings), "shared")
+    said = words.worst_case(score_card.worst_case(evidence(parts), settings), "shared")
     assert "`x` 0." in said and "by noise" in said and "unedited" not in said
 
 
 def test_what_is_missing_is_named(settings, refuses):
     with refuses(FileNotFoundError, "is missing", "dvc repro"):
-        score_card.collect("no-such-task", settings)
+        score_card.collect(Store("data"), "no-such-task", settings)
 
 
 def test_half_of_it_comes_back_at_a_budget_or_never(settings):

@@ -6,7 +6,6 @@ import numpy
 import pandas
 import pytest
 
-from lib.components import Component
 from lib.localize.scores import (
     attributed,
     chance_jaccard,
@@ -21,6 +20,7 @@ from lib.localize.scores import (
     stability,
     traced,
 )
+from lib.model.components import Component
 
 EFFECT = pandas.DataFrame(
     {

@@ -7,9 +7,8 @@ import pytest
 import torch
 from conftest import edit_settings
 
-from lib.components import Component, Localization, single_matrices, unit_sizes
-from lib.config import METHODS, LocalizationSettings
-from lib.edit.train import EditData, train, trainable
+from lib.config.blocks import METHODS, LocalizationSettings
+from lib.edit.train import EditData, train
 from lib.localize.scores import jaccard
 from lib.localize.select import (
     DEPTH_TOLERANCE,
@@ -20,6 +19,8 @@ from lib.localize.select import (
     mean_depth,
     select,
 )
+from lib.model.components import Component, Localization, single_matrices, unit_sizes
+from lib.model.weights import trainable
 
 N_LAYERS = 18
 LOOKUP = [2, 3, 4, 5]

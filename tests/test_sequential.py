@@ -6,11 +6,11 @@ import pandas
 import pytest
 from conftest import edit_settings
 
-from lib.components import Component, Localization, sizes
 from lib.edit.sequential import batches, edit_in_batches, localizer
 from lib.localize.lookup import lookup_layers
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.measure.answers import score_facts
+from lib.model.components import Component, Localization, sizes
+from lib.model.runner import Runner
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 12])

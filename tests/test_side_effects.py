@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import side_effects
-from lib.packing import Runner
+from lib.measure import side_effects
+from lib.model.runner import Runner
 
 
 def test_neighbours_share_relation_and_old_answer_with_an_edited_fact(known, known_split):
@@ -30,9 +30,8 @@ def test_the_same_answer_in_another_relation_is_no_neighbour(known, known_split)
 
 def test_retained_facts_are_asked_once(taught, short_catalogue, known, known_split):
     groups = side_effects.neighbourhood(known, known_split)
-    rows = side_effects.retained(
-        Runner(taught.model), taught.tokenizer, short_catalogue, known, groups
-    )
+    forms = short_catalogue.forms(short_catalogue.training)
+    rows = side_effects.retained(Runner(taught.model), taught.tokenizer, forms, known, groups)
     assert rows.id.tolist() == list(groups)
     assert rows.group.tolist() == list(groups.values())
     assert (rows.answer == rows.true).mean() > 0.9

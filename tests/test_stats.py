@@ -6,7 +6,7 @@ import numpy
 import pandas
 import pytest
 
-from lib.stats import Estimate, estimate, luck, paired_difference, recovery, resample
+from lib.stats import Estimate, estimate, guessing_rate, paired_difference, recovery, resample
 
 
 @pytest.mark.parametrize("n", [1, 16, 400])
@@ -106,26 +106,26 @@ def said(answers, relation="r") -> pandas.DataFrame:
 
 
 def test_luck_is_the_share_of_invented_subjects_that_got_the_true_answer():
-    assert luck(asked("abcd"), said("aaab")).tolist() == [0.75, 0.25, 0, 0]
+    assert guessing_rate(asked("abcd"), said("aaab")).tolist() == [0.75, 0.25, 0, 0]
 
 
 def test_luck_ignores_what_the_model_answered_about_the_fact_itself():
     rows = asked("ab").assign(answer="b")
-    assert luck(rows, said("aaab")).tolist() == [0.75, 0.25]
+    assert guessing_rate(rows, said("aaab")).tolist() == [0.75, 0.25]
 
 
 def test_luck_counts_invented_subjects_of_the_same_relation_only():
     rows = pandas.concat([asked("ab", "r"), asked("ab", "s"), asked("ab", "nobody")])
     guesses = pandas.concat([said("aaab", "r"), said("bb", "s")])
-    assert luck(rows, guesses).tolist() == [0.75, 0.25, 0, 1, 0, 0]
+    assert guessing_rate(rows, guesses).tolist() == [0.75, 0.25, 0, 1, 0, 0]
 
 
 def test_nobody_invented_gives_no_luck():
-    assert luck(asked("ab"), said("")).tolist() == [0, 0]
+    assert guessing_rate(asked("ab"), said("")).tolist() == [0, 0]
 
 
 LABELS = ["a", "b", "c"] * 8
-EVEN = luck(asked(LABELS), said("abc" * 4))
+EVEN = guessing_rate(asked(LABELS), said("abc" * 4))
 
 
 def test_recovery_is_one_when_everything_comes_back():
@@ -143,7 +143,7 @@ def test_recovery_is_near_zero_at_the_prior():
 def test_saying_the_same_about_everybody_recovers_nothing():
     """A model that always answers "a" is right about the a's by luck alone."""
     hits = [float(label == "a") for label in LABELS]
-    found = recovery(hits, luck(asked(LABELS), said("a" * 10)), unedited=0.9)
+    found = recovery(hits, guessing_rate(asked(LABELS), said("a" * 10)), unedited=0.9)
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
 
 
@@ -152,7 +152,7 @@ def test_saying_the_same_in_every_relation_recovers_nothing():
     rows = pandas.concat([asked("aab" * 4, "r"), asked("xyz" * 4, "s")])
     guesses = pandas.concat([said("aaa", "r"), said("xx", "s")])
     hits = [float(t in "ax") for t in rows.true]
-    found = recovery(hits, luck(rows, guesses), unedited=0.9)
+    found = recovery(hits, guessing_rate(rows, guesses), unedited=0.9)
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0))
 
 
@@ -170,7 +170,7 @@ def test_recovery_is_paired_with_the_luck_of_the_same_fact():
 
 
 def test_an_answer_no_invented_subject_got_has_no_prior():
-    found = recovery([0.0] * 24, luck(asked(LABELS), said("d" * 5)), unedited=1.0)
+    found = recovery([0.0] * 24, guessing_rate(asked(LABELS), said("d" * 5)), unedited=1.0)
     assert found.value == 0
 
 
@@ -187,7 +187,7 @@ def test_recovery_is_refused_where_guessing_is_as_good_as_knowing(refuses, unedi
 
 def test_recovery_has_an_interval_where_some_resamples_can_be_guessed():
     """Three facts, of which guesses get one label right: a tenth of resamples holds no other."""
-    lucky = luck(asked("aab"), said("a" * 5))
+    lucky = guessing_rate(asked("aab"), said("a" * 5))
     found = recovery([1.0, 0.0, 0.0], lucky, unedited=1.0)
     assert found.value == pytest.approx(-1)
     assert numpy.isfinite([found.low, found.high]).all() and found.low <= -1 <= found.high

@@ -131,6 +131,31 @@ def test_an_unquoted_comma_is_refused_with_the_cure(read, refuses, text):
         read(text)
 
 
+def test_a_quote_that_is_never_closed_is_refused(read, refuses):
+    with refuses(ValueError, "facts.csv", "an open quote", "quote the names"):
+        read(GOOD + '"Ken Griffey,baseball\n')
+
+
+def test_a_column_that_stands_twice_is_refused(read, refuses):
+    with refuses(ValueError, "facts.csv has two columns 'sport'", "rename one"):
+        read("athlete,sport,sport\nBabe Ruth,baseball,football\n")
+
+
+def test_a_table_that_is_no_text_names_itself(tmp_path, refuses):
+    (tmp_path / "facts.csv").write_bytes("athlete,sport\nJosé,baseball\n".encode("latin-1"))
+    with refuses(ValueError, "facts.csv is no utf-8 text", "save it as utf-8"):
+        load_table(tmp_path / "facts.csv", "athlete", "sport")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_column(read):
+    assert list(read("\ufeff" + GOOD).label) == LABELS
+
+
+def test_a_label_with_braces_is_named_as_it_is(read, refuses):
+    with refuses(ValueError, "'Tiger Woods'", "use one of {golf}, {}"):
+        read("athlete,sport\nTiger Woods,chess\n", labels={RELATION: ["{golf}", "{}"]})
+
+
 @pytest.mark.parametrize("text", ["", "athlete,sport\n"])
 def test_a_table_without_facts_is_refused(read, refuses, text):
     with refuses(ValueError, "facts.csv"):

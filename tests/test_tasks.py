@@ -7,11 +7,12 @@ import json
 import pandas
 import pytest
 
-from lib import config
+from lib.config.blocks import Task
 from lib.facts.build import ask_all_relations, make_records
-from lib.facts.tasks import catalogue, load_task, teaching_texts
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.facts.tasks import catalogue, load_task
+from lib.facts.teaching import teaching_texts
+from lib.measure.answers import score_facts
+from lib.model.runner import Runner
 
 SPORTS, WORLD = "sports-athletes", "world-facts"
 PARAPHRASE = "who is {} ? plays"
@@ -192,7 +193,7 @@ def counterfact(tmp_path):
         path.write_text(json.dumps(rows))
         needed = dict(lookup="path-patching", forget=4, fewshot=0, retain_train=0.6, retain_val=0.2)
         rest = dict(source="counterfact", table=str(path), answers="first-token", min_probability=0)
-        return config.Task(**needed | rest | changes)
+        return Task(**needed | rest | changes)
 
     return task
 

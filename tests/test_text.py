@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lib import text
+from lib.facts import text
 
 
 def test_sampled_passages_have_the_length_and_open_like_a_document(loaded):

@@ -9,9 +9,10 @@ import yaml
 from conftest import edit_settings
 
 from lib import config, paths
-from lib.config import EditGrid, LocalizationSettings
+from lib.config.blocks import EditGrid, LocalizationSettings
 from lib.edit import tune
-from lib.edit.train import fingerprint, train
+from lib.edit.train import train
+from lib.model.weights import fingerprint
 
 
 @pytest.fixture

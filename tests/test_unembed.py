@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib import unembed
+from lib.model import unembed
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
 

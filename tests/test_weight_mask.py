@@ -6,12 +6,13 @@ import pandas
 import pytest
 import torch
 
-from lib.components import Component, Localization
-from lib.config import WeightMasks
-from lib.edit import delta, weight_mask
-from lib.edit.train import EditData, fingerprint, mean_strength, trainable
-from lib.measure import score_in_formats
-from lib.packing import Runner
+from lib.config.blocks import WeightMasks
+from lib.edit import weight_mask
+from lib.edit.train import EditData, mean_strength
+from lib.measure.answers import score_in_formats
+from lib.model.components import Component, Localization
+from lib.model.runner import Runner
+from lib.model.weights import fingerprint, kept, trainable
 
 EARLY = Localization("early", (Component("mlp", 0), Component("mlp", 1)), 1, 1)
 SETTINGS = dict(tasks=[], compare=[], weight_edit=1.0, steps=10, step_length=3.0, momentum=0.9)
@@ -49,8 +50,8 @@ def test_nothing_removed_is_the_model_itself(lesson):
     model, data = lesson
     masks = weight_mask.learn(model, EARLY, data, settings(), seed=0)
     before = fingerprint(model)
-    where = weight_mask.removed(masks, originals(model, EARLY), 0)
-    weight_mask.set_to_zero(model, EARLY, where)
+    weights = trainable(model, EARLY)
+    weight_mask.set_to_zero(weights, weight_mask.removed(masks, weights, 0))
     assert fingerprint(model) == before
 
 
@@ -58,12 +59,13 @@ def test_removal_can_be_undone(lesson):
     model, data = lesson
     masks = weight_mask.learn(model, EARLY, data, settings(), seed=0)
     before = fingerprint(model)
-    where = weight_mask.removed(masks, originals(model, EARLY), 50)
-    old = weight_mask.set_to_zero(model, EARLY, where)
-    changed = fingerprint(model)
-    assert changed != before
-    assert {n for n in before if changed[n] != before[n]} <= set(where)
-    delta.restore(model, old)
+    weights = trainable(model, EARLY)
+    with kept(weights) as old:
+        where = weight_mask.removed(masks, old, 50)
+        weight_mask.set_to_zero(weights, where)
+        changed = fingerprint(model)
+        assert changed != before
+        assert {n for n in before if changed[n] != before[n]} <= set(where)
     assert fingerprint(model) == before
 
 
@@ -75,8 +77,7 @@ def test_as_many_weights_are_removed_as_asked_for(lesson, count):
     where = weight_mask.removed(masks, old, count)
     assert sum(int(w.sum()) for w in where.values()) == count
     gone = max(masks[n][w].max() for n, w in where.items() if w.any())
-    kept = min(masks[n][~w].min() for n, w in where.items())
-    assert gone <= kept
+    assert gone <= min(masks[n][~w].min() for n, w in where.items())
 
 
 def test_zero_weights_and_untouched_scores_are_not_counted():
@@ -92,18 +93,19 @@ def test_zero_weights_and_untouched_scores_are_not_counted():
 
 def test_learned_masks_forget_more_than_random_ones(lesson):
     model, data = lesson
-    old = originals(model, EARLY)
+    weights = trainable(model, EARLY)
     masks = weight_mask.learn(model, EARLY, data, settings(steps=20), seed=0)
     generator = torch.Generator().manual_seed(0)
     chance = {n: torch.rand(m.shape, generator=generator) for n, m in masks.items()}
     found = {}
     for name, order in (("learned", masks), ("random", chance)):
-        weight_mask.set_to_zero(model, EARLY, weight_mask.removed(order, old, 1500))
-        found[name] = mean_strength(Runner(model), data)
-        kept = range(data.n_changed, len(data.prompts))
-        nll = Runner(model).answer_nll(data.prompts.take(kept), data.targets[data.n_changed :])
+        others = range(data.n_changed, len(data.prompts))
+        with kept(weights) as old:
+            weight_mask.set_to_zero(weights, weight_mask.removed(order, old, 1500))
+            found[name] = mean_strength(Runner(model), data)
+            targets = data.targets[data.n_changed :]
+            nll = Runner(model).answer_nll(data.prompts.take(others), targets)
         assert name == "random" or (-nll).exp().mean() > 0.9
-        delta.restore(model, old)
     assert found["learned"] > found["random"] + 0.4
 
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from lib.localize.nodes import Cases
-from lib.packing import Prompts
+from lib.localize.cases import Cases
+from lib.model.packing import Prompts
 
 SUBJECTS, LABELS, FILLERS = 12, 3, 6
 FILLER_WORDS = [4, 5]

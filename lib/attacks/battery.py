@@ -6,20 +6,23 @@ that runs it (default: the name itself). Nothing else has to know an attack.
 
 from __future__ import annotations
 
-import time
+from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pandas
 from tqdm.auto import tqdm
 
 import lib.attacks
-from lib import models, paths
 from lib.attacks.target import Target
+from lib.config.blocks import Settings
+from lib.config.errors import Block, checked
+from lib.config.rules import check_reads
 from lib.edit import delta
+from lib.tables import UNEDITED
 
-UNEDITED = "unedited"
-LEDGER = ["attack", "variant", "budget", "taught", "trained", "steps", "gflop", "seconds"]
+LEDGER = ["attack", "variant", "budget", "taught", "trained", "steps", "gflop"]
 
 
 def methods() -> list[str]:
@@ -35,16 +38,34 @@ def module(method: str):
     return import_module(f"lib.attacks.{method}")
 
 
+def chosen(settings: Settings, group: str) -> dict[str, tuple[str, Block]]:
+    """{attack: (method, its settings)} of one group (prompts, weights or inside); ValueError in one
+    sentence for what params.yaml has wrong."""
+    blocks = getattr(settings, f"attack_{group}")
+    return {n: _checked(f"attack_{group}.{n}", n, raw) for n, raw in blocks.items()}
+
+
+def _checked(where: str, name: str, raw: dict) -> tuple[str, Block]:
+    method = raw.get("method", name.replace("-", "_"))
+    try:
+        kind = module(method).Settings
+    except ValueError as error:
+        raise ValueError(f"{error}, at '{where}' in params.yaml") from None
+    settings = checked(kind, {k: v for k, v in raw.items() if k != "method"}, where)
+    check_reads(where, settings)
+    return method, settings
+
+
 def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """(rows, ledger) of some attacks, {name: (method, settings)}, on one model.
 
     rows: columns attack, variant, budget, split and those of `measure.score_facts`; ledger: one row
-    per read-out (`LEDGER`), with the arithmetic and the time spent until then, read-outs not
-    counted in the arithmetic.
+    per read-out (`LEDGER`), with the arithmetic spent until then, read-outs not counted.
     """
     rows, ledger = [], []
-    for name, (method, settings) in tqdm(attacks.items(), desc="attacks"):
-        started = time.perf_counter()
+    attacking = tqdm(attacks.items(), desc="attacks", leave=False)
+    for name, (method, settings) in attacking:
+        attacking.set_postfix_str(name)
         target.work.restart()
         with target.work:
             for level in module(method).attack(target, settings):
@@ -52,7 +73,7 @@ def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFra
                 rows.append(level.rows.assign(**key))
                 spent = {n: getattr(level, n) for n in ("taught", "trained", "steps")}
                 spent |= {"gflop": target.work.total / 1e9}
-                ledger.append(key | spent | {"seconds": time.perf_counter() - started})
+                ledger.append(key | spent)
     first = ["attack", "variant", "budget"]
     table = pandas.concat(rows, ignore_index=True) if rows else pandas.DataFrame(columns=first)
     return table[first + [c for c in table if c not in first]], pandas.DataFrame(
@@ -61,22 +82,25 @@ def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFra
 
 
 def on_all(
-    target: Target, task: str, compare: list[str], attacks: dict
+    target: Target, names: list[str], attacks: dict
 ) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """`run` on the unedited model and on every edit of `compare`, with column localization.
+    """`run` on the unedited model and on the edits `names`, with column localization.
 
-    Edits of equal bytes (two localizations that chose the same layers) are attacked once.
+    Localizations that train the same weights share one edit, which is attacked once.
     """
-    found, same = {UNEDITED: run(target, attacks)}, {}
-    for name in compare:
-        folder = paths.edit(task, name, target.seed)
-        twin = same.setdefault(models.sha256(folder / delta.DELTA), name)
-        found[name] = found[twin] if twin in found else _on(target, folder, attacks)
+    found, by_edit = {}, {}
+    models = tqdm([UNEDITED, *names], desc="models", unit="model")
+    for name in models:
+        models.set_postfix_str(name)
+        edit = None if name == UNEDITED else _edit(target, name)
+        if edit not in by_edit:
+            with nullcontext(target) if edit is None else target.edited(edit) as attacked:
+                by_edit[edit] = run(attacked, attacks)
+        found[name] = by_edit[edit]
     parts = [[t.assign(localization=name) for t in tables] for name, tables in found.items()]
     rows, ledger = (pandas.concat(tables, ignore_index=True) for tables in zip(*parts))
     return rows, ledger
 
 
-def _on(target: Target, folder, attacks: dict):
-    with target.edited(folder) as edited:
-        return run(edited, attacks)
+def _edit(target: Target, name: str) -> Path:
+    return delta.stored(target.store, target.task, name, target.seed)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lib.attacks.target import Level, Target, last_line
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target, last_line
+from lib.config.errors import Block, Count, Some
 
 SEES = "prompts; true answers of the taught half as examples"
 BUDGET = "shots"
@@ -18,14 +18,16 @@ ORACLE = False
 class Settings(Block):
     """shots: how many examples, one read-out each."""
 
-    shots: list[int]
+    shots: Some[Count]
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per number of shots (more than there are taught facts: all of them)."""
     for shots in sorted({min(n, len(target.taught)) for n in settings.shots}):
         lines = [_line(target, fact) for fact in target.taught[:shots]]
-        yield Level(target.read(prefix="".join(line + "\n" for line in lines)), shots, taught=True)
+        yield ReadOut(
+            target.read(prefix="".join(line + "\n" for line in lines)), shots, taught=True
+        )
 
 
 def _line(target: Target, fact) -> str:

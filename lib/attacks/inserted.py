@@ -7,7 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lib.packing import Pack, Prompts, Runner
+from lib.model.hooks import after, hooked
+from lib.model.packing import Pack, Prompts
+from lib.model.runner import Runner
 
 
 def start_of(prompts: Prompts, bos: int | None) -> int:
@@ -54,8 +56,5 @@ def replaced(model, start: int, vectors: Tensor):
         new = vectors.to(output.dtype)[None]
         return torch.cat([output[:, :start], new, output[:, end:]], dim=1)
 
-    handle = model.get_input_embeddings().register_forward_hook(put)
-    try:
+    with hooked(after(model.get_input_embeddings(), put)):
         yield
-    finally:
-        handle.remove()

@@ -6,12 +6,13 @@ No attacker has the unedited weights, so this is a measurement and enters no wor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-import torch
+from pydantic import Field
 
-from lib.attacks.target import Level, Target
-from lib.config import Block
-from lib.edit import delta
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Some
+from lib.model.weights import kept, put
 
 SEES = "the unedited model"
 BUDGET = "share of the way back"
@@ -21,17 +22,13 @@ ORACLE = True
 class Settings(Block):
     """shares: of the way from edited to unedited weights, one read-out each."""
 
-    shares: list[float]
+    shares: Some[Annotated[float, Field(ge=0, le=1)]]
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per share."""
     parameters = dict(target.loaded.model.named_parameters())
-    edited = {n: parameters[n].detach().clone() for n in target.unedited}
-    try:
+    with kept({n: parameters[n] for n in target.unedited}) as edited:
         for share in settings.shares:
-            between = {n: torch.lerp(edited[n], target.unedited[n], share) for n in edited}
-            delta.restore(target.loaded.model, between)
-            yield Level(target.read(), share)
-    finally:
-        delta.restore(target.loaded.model, edited)
+            put(parameters, {n: edited[n].lerp(target.unedited[n], share) for n in edited})
+            yield ReadOut(target.read(), share)

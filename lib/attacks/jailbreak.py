@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import yaml
-
 from lib import paths
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Word, read_yaml
 
 SEES = "prompts; the taught half to choose a wording"
 BUDGET = "wordings tried"
@@ -21,21 +19,20 @@ ORACLE = False
 class Settings(Block):
     """wordings: file with a list of texts."""
 
-    wordings: str
+    wordings: Word
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per wording."""
     for i, wording in enumerate(load_wordings(settings.wordings)):
-        yield Level(target.read(prefix=wording + "\n"), i + 1, wording)
+        yield ReadOut(target.read(prefix=wording + "\n"), i + 1, wording)
 
 
 def load_wordings(file: str) -> list[str]:
     """The texts of a wordings file; ValueError or FileNotFoundError in one sentence."""
     path = paths.ROOT / file
-    if not path.exists():
-        raise FileNotFoundError(f"no wordings at {file}: correct `wordings` in params.yaml")
-    found = yaml.safe_load(path.read_text())
-    if not isinstance(found, list) or not all(isinstance(w, str) and w.strip() for w in found):
-        raise ValueError(f"{path.name} must be a list of texts: correct it")
+    found = read_yaml(path, "wordings", "correct `wordings` in params.yaml")
+    texts = isinstance(found, list) and all(isinstance(w, str) and w.strip() for w in found)
+    if not texts or not found or len(set(found)) < len(found):
+        raise ValueError(f"{path.name} must be a list of texts, none of them twice: correct it")
     return found

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm.auto import tqdm
 
-from lib.attacks.target import Level, Target
+from lib.attacks.target import ReadOut, Target
 from lib.edit.losses import Sampler, Step, losses, make_step
 from lib.facts.formats import encode
-from lib.packing import Pack, Prompts, Runner
+from lib.model.packing import Pack, Prompts
+from lib.model.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def teach(
     optimizer: torch.optim.Optimizer,
     settings,
     factor: Callable[[int], float] = lambda step: 1.0,
-) -> Iterator[Level]:
+) -> Iterator[ReadOut]:
     """Train the optimizer's weights on the lesson: one level per step of `settings.read_at`, the
     last after `settings.steps`.
 
@@ -83,7 +84,7 @@ def teach(
     spent = {"trained": sum(w.numel() for w in weights), "taught": lesson.taught}
     for step in tqdm(range(settings.steps + 1), desc="teaching", leave=False):
         if step in settings.read_at:
-            yield Level(target.read(runner), step, steps=step, **spent)
+            yield ReadOut(target.read(runner), step, steps=step, **spent)
         if step == settings.steps:
             return
         with target.work.step():

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lib import unembed
-from lib.attacks.target import Level, Target
-from lib.components import blocks
-from lib.config import Block
-from lib.localize.nodes import final_norm
-from lib.packing import Prompts, Runner
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block
+from lib.model import unembed
+from lib.model.anatomy import blocks, final_norm
+from lib.model.packing import Prompts
+from lib.model.runner import Runner
 
 SEES = "activations; the unembedding"
 BUDGET = "layer"
@@ -27,12 +27,12 @@ class Settings(Block):
     """Nothing to set."""
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per layer."""
     lens = Lens(target.loaded.model)
     for layer in range(len(blocks(target.loaded.model))):
         lens.layer = layer
-        yield Level(target.read(lens), layer)
+        yield ReadOut(target.read(lens), layer)
 
 
 class Lens(Runner):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lib.attacks.perturb import levels
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Positive, Some
 
 SEES = "all weights"
 BUDGET = "standard deviation of the noise, in those of each matrix"
@@ -20,10 +20,10 @@ ORACLE = False
 class Settings(Block):
     """sizes: of the noise, one read-out each."""
 
-    sizes: list[float]
+    sizes: Some[Positive]
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per size, always with the same directions."""
 
     def shaking(size: float):

@@ -8,29 +8,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lib.attacks.target import Level, Target
-from lib.components import matrices
+from lib.attacks.target import ReadOut, Target
+from lib.model.weights import block_matrices, kept, put
 
 
 @contextmanager
 def perturbed(model, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside, every weight matrix of the blocks is `change` of itself (d_out, d_in or the other way
     round, as the family stores it)."""
-    weights = [p for parameters in matrices(model).values() for p in parameters.values()]
-    before = [w.detach().clone() for w in weights]
-    with torch.no_grad():
-        try:
-            for weight in weights:
-                weight.copy_(change(weight))
-            yield
-        finally:
-            for weight, value in zip(weights, before):
-                weight.copy_(value)
+    weights = block_matrices(model)
+    with kept(weights), torch.no_grad():
+        put(weights, {name: change(weight) for name, weight in weights.items()})
+        yield
 
 
-def levels(target: Target, changes: dict[float, Callable[[Tensor], Tensor]]) -> Iterator[Level]:
+def levels(target: Target, changes: dict[float, Callable[[Tensor], Tensor]]) -> Iterator[ReadOut]:
     """One level per budget: what the model answers while its weights are changed so."""
     for budget, change in changes.items():
         with perturbed(target.loaded.model, change):
             rows = target.read()
-        yield Level(rows, budget)
+        yield ReadOut(rows, budget)

@@ -17,12 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lib.attacks.logit_lens import answer_states
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Positive
 from lib.facts.formats import encode
 from lib.facts.records import FactRecord
-from lib.measure import COLUMNS
-from lib.packing import Runner
+from lib.measure.answers import COLUMNS
+from lib.model.runner import Runner
 
 SEES = "activations; true answers of retained facts"
 BUDGET = "layer"
@@ -33,11 +33,11 @@ class Settings(Block):
     """regularization: C of the logistic regression; least: retained facts an answer needs to be
     learned."""
 
-    regularization: float = Field(gt=0)
+    regularization: Positive
     least: int = Field(ge=2)
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per layer and kind of probe (budget -1: the embedding); none where no relation has
     two answers with enough retained facts."""
     lessons = learnable([target.facts[i] for i in target.split.retain_train], settings.least)
@@ -56,7 +56,7 @@ def attack(target: Target, settings: Settings) -> Iterator[Level]:
         for layer, (train, test) in enumerate(zip(x, read), start=-1):
             rows = readings(train, lesson, test, facts, settings.regularization)
             rows.insert(1, "split", rows.id.map(role))
-            yield Level(rows, layer, variant, trained=train.shape[1])
+            yield ReadOut(rows, layer, variant, trained=train.shape[1])
 
 
 def learnable(facts: list[FactRecord], least: int) -> dict[str, list[FactRecord]]:

@@ -9,16 +9,17 @@ option beside `soft_prompt`, which is the default.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from lib.attacks.lesson import Lesson, teach
-from lib.attacks.target import Level, Target
-from lib.config import Teaching
-from lib.packing import Pack, Runner
+from lib.attacks.target import ReadOut, Target
+from lib.config.blocks import Teaching
+from lib.config.errors import Count, Positive
+from lib.model.hooks import after, hooked
+from lib.model.packing import Pack
+from lib.model.runner import Runner
 
 SEES = "gradients with respect to its own weights; true answers of the taught half, retained facts"
 BUDGET = "steps"
@@ -29,8 +30,8 @@ class Settings(Teaching):
     """memory: learned vectors; radius: largest norm of what is added (published: 6); lr: of AdamW
     (published: 1e-5, 128 steps of 16 facts)."""
 
-    memory: int = Field(ge=1)
-    radius: float = Field(gt=0)
+    memory: Count
+    radius: Positive
 
 
 class Adapter(nn.Module):
@@ -61,22 +62,15 @@ class Adapted(Runner):
 
     def hidden(self, pack: Pack, rows: Tensor) -> Tensor:
         """As `Runner.hidden`, with gradients with respect to the adapter."""
-        with _between(self.model, self.adapter):
+
+        def adapt(module, args, output):
+            return self.adapter(output.float()).to(output.dtype)
+
+        with hooked(after(self.model.get_input_embeddings(), adapt)):
             return super().hidden(pack, rows)
 
 
-@contextmanager
-def _between(model, adapter: Adapter):
-    handle = model.get_input_embeddings().register_forward_hook(
-        lambda module, args, output: adapter(output.float()).to(output.dtype)
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """An adapter that learns the taught half's answers and keeps retained ones."""
     model = target.loaded.model
     torch.manual_seed(target.seed)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lib.attacks.perturb import levels
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Share, Some
 
 SEES = "all weights"
 BUDGET = "share of weights removed"
@@ -20,10 +20,10 @@ ORACLE = False
 class Settings(Block):
     """shares: of every matrix, one read-out each."""
 
-    shares: list[float]
+    shares: Some[Share]
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per share."""
     return levels(target, {s: partial(pruned, share=s) for s in settings.shares})
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lib.attacks.perturb import levels
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Count, Some
 
 SEES = "all weights"
 BUDGET = "bits"
@@ -25,11 +26,11 @@ ORACLE = False
 class Settings(Block):
     """bits: per weight, one read-out each; group: weights that share a scale."""
 
-    bits: list[int]
-    group: int = Field(ge=1)
+    bits: Some[Annotated[int, Field(ge=2, le=16)]]
+    group: Count
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per number of bits."""
     return levels(
         target, {b: partial(rounded, bits=b, group=settings.group) for b in settings.bits}

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 import torch
 
 from lib.attacks.lesson import Lesson, cosine, teach
-from lib.attacks.target import Level, Target
-from lib.components import blocks, matrices
-from lib.config import Relearn
-from lib.packing import Runner
+from lib.attacks.target import ReadOut, Target
+from lib.config.blocks import Relearn
+from lib.model.anatomy import blocks
+from lib.model.runner import Runner
+from lib.model.weights import block_matrices, kept
 
 SEES = "all weights; true answers of the taught half, retained facts, text"
 BUDGET = "steps"
@@ -27,7 +28,7 @@ ORACLE = False
 Settings = Relearn
 
 
-def attack(target: Target, settings: Relearn) -> Iterator[Level]:
+def attack(target: Target, settings: Relearn) -> Iterator[ReadOut]:
     """One level per read-out step; the model is as before when the attack is over."""
     model = target.loaded.model
     lesson = Lesson.of(target, settings.teach, settings)
@@ -45,15 +46,9 @@ def trained_weights(model, settings: Relearn, seed: int) -> Iterator[list[torch.
         with adapters(model, settings, seed) as weights:
             yield weights
         return
-    weights = [p for parameters in matrices(model).values() for p in parameters.values()]
-    before = [w.detach().clone() for w in weights]
-    try:
-        yield [w.requires_grad_(True) for w in weights]
-    finally:
-        with torch.no_grad():
-            for weight, value in zip(weights, before):
-                weight.requires_grad_(False).copy_(value)
-                weight.grad = None
+    weights = block_matrices(model)
+    with kept(weights):
+        yield [w.requires_grad_(True) for w in weights.values()]
 
 
 @contextmanager

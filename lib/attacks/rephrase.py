@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lib.attacks.target import Level, Target
-from lib.config import AttackFormats
+from lib.attacks.target import ReadOut, Target
+from lib.config.blocks import AttackFormats
 
 SEES = "prompts"
 BUDGET = "formats tried"
@@ -17,9 +17,9 @@ ORACLE = False
 Settings = AttackFormats
 
 
-def attack(target: Target, settings: AttackFormats) -> Iterator[Level]:
+def attack(target: Target, settings: AttackFormats) -> Iterator[ReadOut]:
     """One level per format, the training format first."""
     for i, name in enumerate(target.formats.kinds):
         rows = target.read(form=name)
         if len(rows):
-            yield Level(rows, i, name)
+            yield ReadOut(rows, i, name)

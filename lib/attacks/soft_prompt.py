@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 
 from lib.attacks.inserted import Inserted, longer
 from lib.attacks.lesson import Lesson, cosine, teach
-from lib.attacks.target import Level, Target
-from lib.config import Teaching
+from lib.attacks.target import ReadOut, Target
+from lib.config.blocks import Teaching
+from lib.config.errors import Count
 
 SEES = "gradients with respect to its own vectors; true answers of the taught half, retained facts"
 BUDGET = "steps"
@@ -25,10 +25,10 @@ ORACLE = False
 class Settings(Teaching):
     """vectors: how many; lr: of Adam, in units of the embedding's mean size."""
 
-    vectors: int = Field(ge=1)
+    vectors: Count
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """Vectors that start as embeddings of random words and learn the taught half's answers."""
     model, tokenizer = target.loaded.model, target.loaded.tokenizer
     lesson = Lesson.of(target, "half", settings)

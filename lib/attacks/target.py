@@ -7,7 +7,7 @@ attackers may use. An attack is a module of `lib.attacks` with
     SEES                       what the attacker sees and may change, in words
     BUDGET                     what its budget counts: steps, shots, bits, ...
     ORACLE                     does it need the unedited model, which no attacker has?
-    attack(target, settings)   yields a Level per read-out; changes nothing that it does not undo
+    attack(target, settings)   yields a ReadOut per read-out; changes nothing that it does not undo
 
 Every read-out asks the same facts in the training format: both halves of the edited facts, retained
 facts (a collapse shows there), and invented subjects with arbitrary labels (luck shows there). The
@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
-from lib import models, paths, text
-from lib.config import Settings
+from lib.config.blocks import Settings
 from lib.edit import delta
-from lib.facts.formats import Catalogue, Format
+from lib.facts import text
+from lib.facts.formats import Catalogue, Format, read_catalogue
 from lib.facts.records import (
     FORGET,
     READ,
@@ -39,15 +39,17 @@ from lib.facts.records import (
     load_facts,
     load_never_known,
 )
-from lib.facts.tasks import catalogue
-from lib.measure import score_facts
-from lib.packing import Runner
+from lib.measure.answers import score_facts
+from lib.model.loading import LoadedModel, load_model
+from lib.model.runner import Runner
+from lib.model.weights import kept, put
+from lib.store import Store
 
 NEVER_KNOWN = "never_known"
 
 
 @dataclass(frozen=True)
-class Level:
+class ReadOut:
     """One read-out of an attack.
 
     rows: columns of `measure.score_facts` and split; budget: how much of BUDGET was spent; variant:
@@ -73,7 +75,9 @@ class Target:
     all targets of a task.
     """
 
-    loaded: models.LoadedModel
+    store: Store
+    task: str
+    loaded: LoadedModel
     formats: Catalogue
     facts: dict[str, FactRecord]
     split: FactSplit
@@ -87,14 +91,16 @@ class Target:
     work: Operations = field(default_factory=lambda: Operations())
 
     @staticmethod
-    def of(task: str, seed: int, settings: Settings) -> Target:
-        """The unedited model with a task's facts, as earlier stages wrote them."""
-        folder, passages = paths.facts(task, seed), text.load()
+    def of(store: Store, task: str, seed: int, settings: Settings) -> Target:
+        """The unedited model with a task's facts, as earlier stages wrote them; it is asked in the
+        training format unless `formats` is replaced."""
+        folder, passages = store.find("facts", task, seed), text.load(store.find("text"))
         facts, split = load_facts(folder)
-        model = settings.model
         return Target(
-            models.load(model.name, model.device, model.dtype),
-            catalogue(settings.task(task)),
+            store,
+            task,
+            load_model(settings.model),
+            read_catalogue(folder / "training.json")[0],
             facts,
             split,
             load_never_known(folder),
@@ -107,11 +113,8 @@ class Target:
     @contextmanager
     def edited(self, folder: Path) -> Iterator[Target]:
         """Inside, the stored edit of `folder` is on the model, and the target knows it."""
-        old = delta.apply(self.loaded, folder)
-        try:
+        with delta.applied(self.loaded, folder) as old:
             yield replace(self, unedited=old)
-        finally:
-            delta.restore(self.loaded.model, old)
 
     @property
     def forms(self) -> dict[str, Format]:
@@ -161,12 +164,9 @@ class Target:
     def without_edit(self) -> Iterator[None]:
         """Inside, the model is the unedited one."""
         parameters = dict(self.loaded.model.named_parameters())
-        edited = {n: parameters[n].detach().clone() for n in self.unedited}
-        delta.restore(self.loaded.model, self.unedited)
-        try:
+        with kept({name: parameters[name] for name in self.unedited}):
+            put(parameters, self.unedited)
             yield
-        finally:
-            delta.restore(self.loaded.model, edited)
 
 
 class Operations(TorchDispatchMode):

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from lib.attacks.inserted import Inserted, longer
-from lib.attacks.target import Level, Target
-from lib.config import Block
+from lib.attacks.target import ReadOut, Target
+from lib.config.errors import Block, Count
 from lib.facts.formats import encode
-from lib.packing import Pack, Prompts
+from lib.model.packing import Pack, Prompts
 
 SEES = "gradients with respect to prompt tokens; true answers of the taught half"
 BUDGET = "tokens exchanged"
@@ -29,13 +28,13 @@ class Settings(Block):
     """tokens: length of the trigger; rounds: how often each is exchanged; candidates: tried exactly
     per exchange; facts: of the taught half that the search is run on."""
 
-    tokens: int = Field(ge=1)
-    rounds: int = Field(ge=1)
-    candidates: int = Field(ge=1)
-    facts: int = Field(ge=1)
+    tokens: Count
+    rounds: Count
+    candidates: Count
+    facts: Count
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level before the search and one after every round."""
     loaded = target.loaded
     taught = target.taught[: settings.facts]
@@ -51,9 +50,9 @@ def attack(target: Target, settings: Settings) -> Iterator[Level]:
         yield _level(target, trigger, done * settings.tokens)
 
 
-def _level(target: Target, trigger: list[int], exchanged: int) -> Level:
+def _level(target: Target, trigger: list[int], exchanged: int) -> ReadOut:
     rows = target.read(Inserted(target.loaded, tuple(trigger)))
-    return Level(rows, exchanged, trained=len(trigger), steps=exchanged, taught=True)
+    return ReadOut(rows, exchanged, trained=len(trigger), steps=exchanged, taught=True)
 
 
 def exchange(

@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from lib import unembed
-from lib.attacks.target import NEVER_KNOWN, Level, Target
-from lib.components import blocks
-from lib.config import Block
+from lib.attacks.target import NEVER_KNOWN, ReadOut, Target
+from lib.config.errors import Block, Count
 from lib.facts.formats import encode
 from lib.facts.records import FORGET
-from lib.localize.nodes import Restarter
-from lib.packing import Prompts
+from lib.model import unembed
+from lib.model.anatomy import blocks
+from lib.model.nodes import PatchRunner
+from lib.model.packing import Prompts
 
 SEES = "the unedited model"
 BUDGET = "layer"
@@ -32,10 +31,10 @@ ROLES = (*FORGET, NEVER_KNOWN)
 class Settings(Block):
     """every: layers from one transplant to the next."""
 
-    every: int = Field(ge=1)
+    every: Count
 
 
-def attack(target: Target, settings: Settings) -> Iterator[Level]:
+def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
     """One level per layer and token: `subject` (the name's last) and `answer` (the prompt's
     last)."""
     model = target.loaded.model
@@ -49,10 +48,10 @@ def attack(target: Target, settings: Settings) -> Iterator[Level]:
     runner.remember(prompts, "receiver")
     for runner.where in ("subject", "answer"):
         for runner.layer in range(0, len(blocks(model)), settings.every):
-            yield Level(target.read(runner, roles=ROLES), runner.layer, runner.where)
+            yield ReadOut(target.read(runner, roles=ROLES), runner.layer, runner.where)
 
 
-class Transplanting(Restarter):
+class Transplanting(PatchRunner):
     """A Runner whose residual stream after block `layer` has the donor's values at one token of
     every prompt; last: {tokens of a prompt: position of the name's last}."""
 

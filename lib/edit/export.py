@@ -15,20 +15,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib import models
+from lib.config.blocks import ModelSettings
 from lib.edit import delta
+from lib.model.loading import load_model
 
 
 def export(edit: Path, folder: Path) -> None:
     """Save base model plus edit as a Hugging Face folder, whole or not at all.
 
-    FileExistsError if the folder exists; else the errors of `delta.card`, `models.load` and
-    `delta.apply` (an edit made from other weights is refused).
+    FileExistsError if the folder exists; else the errors of `delta.card`, `load_model` and
+    `delta.edited` (an edit made from other weights is refused).
     """
     if folder.exists():
         raise FileExistsError(f"'{folder}' exists: name a new folder, or delete that one first")
-    loaded = models.load(delta.card(edit)["model"], "cpu")
-    delta.apply(loaded, edit)
+    loaded = load_model(ModelSettings(name=delta.card(edit)["model"], device="cpu"))
+    delta.edited(loaded, edit)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _save(loaded, partial)
@@ -41,7 +42,7 @@ def undo(folder: Path) -> None:
 
     ValueError if the base model is no longer the one the edit was made from.
     """
-    loaded = models.load(delta.card(folder)["model"], "cpu")
+    loaded = load_model(ModelSettings(name=delta.card(folder)["model"], device="cpu"))
     delta.check(loaded, folder)
     _save(loaded, folder)
     (folder / delta.CARD).unlink()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.packing import Pack, Prompts, Runner
+from lib.model.packing import Pack, Prompts
+from lib.model.runner import Runner
 
 
 @dataclass(frozen=True)

@@ -16,27 +16,21 @@ term on the essence of the subject.
 
 from __future__ import annotations
 
-import time
-
 import pandas
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib import unembed
-from lib.components import OUTPUT_MATRICES, Localization, blocks
-from lib.config import Rome
+from lib.config.blocks import Rome
 from lib.edit.losses import forgetting
-from lib.edit.train import (
-    EditData,
-    EditResult,
-    fingerprint,
-    mean_strength,
-    strength_of,
-    trainable,
-)
-from lib.localize.nodes import Restarter
-from lib.packing import Pack
+from lib.edit.train import EditData, EditResult, mean_strength, strength_of
+from lib.model import unembed
+from lib.model.anatomy import OUTPUT_MATRICES, blocks, output_matrix, transposed
+from lib.model.components import Localization
+from lib.model.hooks import after, before, hooked
+from lib.model.nodes import PatchRunner
+from lib.model.packing import Pack
+from lib.model.weights import nothing_else_changes, trainable
 
 
 def edit(
@@ -48,10 +42,8 @@ def edit(
     in the prompt of every fact of `data`. ValueError for any other localization.
     """
     layer = _layer(localization)
-    started = time.perf_counter()
     weights = trainable(model, localization)
-    before = fingerprint(model, except_for=set(weights))
-    runner, changed = Restarter(model), range(data.n_changed)
+    runner, changed = PatchRunner(model), range(data.n_changed)
     prompts = data.prompts.take(changed)
     keys, written, log = [], [], []
     for index, pack in runner.packs(prompts):
@@ -63,14 +55,11 @@ def edit(
     moment = second_moment(runner, data, layer, settings.ridge)
     (weight,) = weights.values()
     change = least_change(torch.cat(keys), torch.cat(written), moment)
-    with torch.no_grad():
-        weight.add_((change.T if _transposed(model, layer) else change).to(weight))
-    if fingerprint(model, except_for=set(weights)) != before:
-        raise AssertionError("weights outside the edited matrix changed: this is a bug")
+    with nothing_else_changes(model, weights), torch.no_grad():
+        weight.add_((change.T if transposed(_matrix(model, layer)) else change).to(weight))
     strength = mean_strength(runner, data)
     table = pandas.DataFrame(log, columns=["step", "edit", "retain", "text", "strength"])
-    seconds = time.perf_counter() - started
-    return EditResult(table, len(log), strength, strength >= settings.strength, seconds)
+    return EditResult(table, len(log), strength, strength >= settings.strength)
 
 
 def least_change(keys: Tensor, written: Tensor, moment: Tensor) -> Tensor:
@@ -80,18 +69,18 @@ def least_change(keys: Tensor, written: Tensor, moment: Tensor) -> Tensor:
     k, d = keys.double().T, written.double().T
     x = torch.linalg.solve(moment.double(), k)  # C^-1 K
     gram = k.T @ x
-    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
     return d @ torch.linalg.solve(gram, x.T)
 
 
-def second_moment(runner: Restarter, data: EditData, layer: int, ridge: float) -> Tensor:
+def second_moment(runner: PatchRunner, data: EditData, layer: int, ridge: float) -> Tensor:
     """Mean outer product (d_in, d_in) of the keys at every token of the training text and of the
     facts to keep, with `ridge` times its mean diagonal added to the diagonal."""
     kept = data.prompts.take(range(data.n_changed, len(data.prompts)))
     packs = [pack for _, pack in runner.packs(kept)] + [Pack(None, tuple(data.passages))]
     keys = torch.cat([_keys(runner, pack, layer) for pack in packs]).double()
     moment = keys.T @ keys / len(keys)
-    return moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    return moment + ridge * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
 
 
 def _values(
@@ -102,12 +91,12 @@ def _values(
     In units of what is written there, so that a step means the same in every layer.
     """
     start = runner.read(pack).before[layer]
-    output = []
+    output, matrix = [], _matrix(runner.model, layer)
 
     def keep(module, args, out):
         output.append(out[0, rows].detach())
 
-    with _hook(runner.model, layer, keep), torch.no_grad():
+    with hooked(after(matrix, keep)), torch.no_grad():
         runner.from_block(pack, layer, start, pack.answer_rows)
     scale = output[0].norm(dim=1).mean() / output[0].shape[1] ** 0.5
     found = torch.zeros_like(output[0]).requires_grad_(True)
@@ -119,7 +108,7 @@ def _values(
 
     optimizer, log = torch.optim.Adam([found], lr=settings.lr), []
     for step in tqdm(range(settings.steps), desc="closed form"):
-        with torch.enable_grad(), _hook(runner.model, layer, add):
+        with torch.enable_grad(), hooked(after(matrix, add)):
             final = runner.from_block(pack, layer, start, pack.answer_rows)
             nll = unembed.nll(runner.model, final, data.targets[index].to(final.device))
         strength = strength_of(nll, data)
@@ -133,38 +122,16 @@ def _values(
     return (scale * found).detach(), log
 
 
-def _keys(runner: Restarter, pack: Pack, layer: int) -> Tensor:
+def _keys(runner: PatchRunner, pack: Pack, layer: int) -> Tensor:
     """What enters the matrix at every token of a pack: (T, d_in)."""
     found = []
-    module = _module(runner.model, layer)
-    handle = module.register_forward_pre_hook(lambda module, args: found.append(args[0][0]))
-    try:
+    with hooked(before(_matrix(runner.model, layer), lambda _, args: found.append(args[0][0]))):
         runner.read(pack)
-    finally:
-        handle.remove()
     return found[0]
 
 
-class _hook:
-    """A forward hook on the matrix of a layer for as long as the block lasts."""
-
-    def __init__(self, model, layer: int, function):
-        self.module, self.function = _module(model, layer), function
-
-    def __enter__(self):
-        self.handle = self.module.register_forward_hook(self.function)
-
-    def __exit__(self, *error):
-        self.handle.remove()
-
-
-def _module(model, layer: int):
-    mlp = blocks(model)[layer].mlp
-    return next(getattr(mlp, name) for name in OUTPUT_MATRICES if hasattr(mlp, name))
-
-
-def _transposed(model, layer: int) -> bool:
-    return type(_module(model, layer)).__name__ == "Conv1D"
+def _matrix(model, layer: int) -> torch.nn.Module:
+    return output_matrix(blocks(model)[layer])
 
 
 def _layer(localization: Localization) -> int:

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import pandas
 
-from lib.components import Component, Localization, sizes
-from lib.config import Edit, Settings
+from lib.config.blocks import Edit, Settings
 from lib.edit.train import EditData, train
 from lib.facts.formats import Format
 from lib.facts.records import FactRecord, FactSplit
 from lib.localize.lookup import lookup_layers
+from lib.model.components import Component, Localization, sizes
 
 
 def batches(split: FactSplit, count: int) -> list[tuple[str, ...]]:

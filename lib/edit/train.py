@@ -11,8 +11,6 @@ every weight outside the localization is asserted to be bit-identical.
 
 from __future__ import annotations
 
-import time
-import zlib
 from dataclasses import dataclass
 
 import pandas
@@ -20,12 +18,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib.components import Localization, matrices, single_matrices
-from lib.config import Edit
-from lib.edit.losses import Sampler, forgetting, make_step, mean, term_nll
+from lib.config.blocks import Edit
+from lib.edit.losses import Sampler, Step, forgetting, make_step, mean, term_nll
 from lib.facts.formats import encode
 from lib.facts.records import FactRecord
-from lib.packing import Prompts, Runner
+from lib.model.components import Localization
+from lib.model.packing import Prompts
+from lib.model.runner import Runner
+from lib.model.weights import nothing_else_changes, trainable
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,23 @@ class EditResult:
     """How an edit went.
 
     log: one row per step; steps: how many were taken; strength at the end (see `strength_of`);
-    reached: whether that is at least the strength asked for; seconds: wall time of training.
+    reached: whether that is at least the strength asked for.
     """
 
     log: pandas.DataFrame
     steps: int
     strength: float
     reached: bool
-    seconds: float
 
 
-def trainable(model, localization: Localization) -> dict[str, torch.nn.Parameter]:
-    """{name: weight matrix} of a localization, in order of name."""
-    table = matrices(model) | single_matrices(model)
-    found = {n: p for c in localization.components for n, p in table[c].items()}
-    return dict(sorted(found.items()))
+def train(model, localization: Localization, data: EditData, settings: Edit, seed: int, **how):
+    """Edit `model` in place; only the localization's matrices change (asserted). Arguments and
+    result: see `fit`."""
+    with nothing_else_changes(model, trainable(model, localization)):
+        return fit(model, localization, data, settings, seed, **how)
 
 
-def train(
+def fit(
     model,
     localization: Localization,
     data: EditData,
@@ -90,32 +89,22 @@ def train(
     watch=lambda runner, step, strength: None,
     runner: Runner | None = None,
 ) -> EditResult:
-    """Edit `model` in place; only the localization's matrices change (asserted).
+    """Train until the strength or the step limit is reached.
 
     watch: called with the runner, the number of steps taken and the strength, whenever that is
     checked; runner: one that knows what lies below the localization's first layer already.
     """
-    started = time.perf_counter()
-    weights = trainable(model, localization)
-    before = fingerprint(model, except_for=set(weights))
+    weights = list(trainable(model, localization).values())
     runner = runner or Runner(model, localization.first_layer)
-    changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
-    samplers = (Sampler(changed, seed), Sampler(kept, seed + 1), Sampler(data.passages, seed + 2))
-    for parameter in weights.values():
+    draw = _batches(data, settings, seed)
+    for parameter in weights:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
     whole = settings.batch_facts >= data.n_changed  # then every step sees the strength for free
     log, strength = [], 0.0
     bar = tqdm(total=settings.max_steps, desc=localization.name)
     while True:
-        step = make_step(
-            data.prompts,
-            samplers[0](settings.batch_facts),
-            samplers[1](settings.batch_retain),
-            data.targets,
-            samplers[2](settings.batch_passages),
-        )
-        last = len(log) == settings.max_steps
+        step, last = draw(), len(log) == settings.max_steps
         nll = term_nll(runner, step) if whole else None
         if whole or last or len(log) % settings.check_every == 0:
             strength = strength_of(nll["edit"], data) if whole else mean_strength(runner, data)
@@ -125,31 +114,40 @@ def train(
                 log[-1]["strength"] = strength
             if last or strength >= settings.strength:
                 break
-        nll = nll or term_nll(runner, step)
-        if data.forget:
-            nll["edit"] = forgetting(nll["edit"])
-        terms = {name: mean(part) for name, part in nll.items()}
-        loss = (
-            settings.weight_edit * terms["edit"]
-            + settings.weight_retain * terms["retain"]
-            + settings.weight_text * terms["text"]
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        log.append({"step": len(log) + 1} | {k: v.item() for k, v in terms.items()})
+        terms = _update(optimizer, weights, nll or term_nll(runner, step), data.forget, settings)
+        log.append({"step": len(log) + 1} | terms)
         bar.update()
     bar.close()
-    for parameter in weights.values():
+    for parameter in weights:
         parameter.requires_grad_(False)
-    if fingerprint(model, except_for=set(weights)) != before:
-        raise AssertionError(
-            f"weights outside localization '{localization.name}' changed: this is a bug"
-        )
     table = pandas.DataFrame(log, columns=["step", "edit", "retain", "text", "strength"])
-    seconds = time.perf_counter() - started
-    return EditResult(table, len(log), strength, strength >= settings.strength, seconds)
+    return EditResult(table, len(log), strength, strength >= settings.strength)
+
+
+def _batches(data: EditData, settings: Edit, seed: int):
+    """Draws the next training step."""
+    changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
+    samplers = (Sampler(changed, seed), Sampler(kept, seed + 1), Sampler(data.passages, seed + 2))
+    sizes = settings.batch_facts, settings.batch_retain, settings.batch_passages
+
+    def draw() -> Step:
+        edit, retain, texts = (sampler(size) for sampler, size in zip(samplers, sizes))
+        return make_step(data.prompts, edit, retain, data.targets, texts)
+
+    return draw
+
+
+def _update(optimizer, weights, nll: dict[str, Tensor], forget: bool, settings: Edit) -> dict:
+    """One step down the objective; returns its terms before the step, in nats."""
+    if forget:
+        nll["edit"] = forgetting(nll["edit"])
+    terms = {name: mean(part) for name, part in nll.items()}
+    loss = sum(getattr(settings, f"weight_{name}") * term for name, term in terms.items())
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    return {name: term.item() for name, term in terms.items()}
 
 
 def mean_strength(runner: Runner, data: EditData) -> float:
@@ -164,12 +162,3 @@ def strength_of(nll: Tensor, data: EditData) -> float:
     ones where these are to be forgotten; nll: -log p of the targets."""
     p = (-nll.detach()).exp().mean().item()
     return 1 - p if data.forget else p
-
-
-def fingerprint(model, except_for: set[str] = frozenset()) -> dict[str, int]:
-    """Checksum of the bytes of every parameter but the named ones."""
-    return {
-        name: zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-        for name, parameter in model.named_parameters()
-        if name not in except_for
-    }

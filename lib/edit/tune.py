@@ -23,12 +23,14 @@ import torch
 import yaml
 
 from lib import paths
-from lib.components import Localization
-from lib.config import Edit, EditGrid, LocalizationSettings, Task
-from lib.edit.train import EditData, train, trainable
+from lib.config.blocks import Edit, EditGrid, LocalizationSettings, Task
+from lib.edit.train import EditData, fit
 from lib.facts.formats import encode
 from lib.facts.records import FactRecord, FactSplit
-from lib.packing import Pack, Prompts, Runner
+from lib.model.components import Localization
+from lib.model.packing import Pack, Prompts
+from lib.model.runner import Runner
+from lib.model.weights import kept, nothing_else_changes, trainable
 
 COLUMNS = ["lr", "weight_edit", "step", "strength", "retained", "text"]
 
@@ -82,18 +84,16 @@ def try_pairs(
     """Two rows per pair, before and after: COLUMNS; retained: mean probability of the true answers
     kept, text: loss in nats per token. The model is left as it was, bit for bit."""
     weights = trainable(model, localization)
-    old = {name: parameter.detach().clone() for name, parameter in weights.items()}
     runner = Runner(model, localization.first_layer)  # what lies below is the same in all trials
     rows = []
     share = validation.data.n_changed / settings.batch_facts  # smaller batches, mixed as the edit's
     batches = {"batch_retain": max(round(share * settings.batch_retain), 1)} if share < 1 else {}
-    for pair in settings.pairs():
-        wanted = pair.model_copy(update=batches)
-        watch = _watcher(validation, wanted, rows)
-        train(model, localization, validation.data, wanted, seed, watch, runner)
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                parameter.copy_(old[name])
+    with nothing_else_changes(model, {}):
+        for pair in settings.pairs():
+            wanted = pair.but(**batches)
+            watch = _watcher(validation, wanted, rows)
+            with kept(weights):
+                fit(model, localization, validation.data, wanted, seed, watch, runner)
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib.components import Localization
-from lib.config import WeightMasks
-from lib.edit import delta
+from lib.config.blocks import WeightMasks
 from lib.edit.losses import Sampler, forgetting, make_step, mean, term_nll
-from lib.edit.train import EditData, trainable
+from lib.edit.train import EditData
 from lib.facts.formats import Format
 from lib.facts.records import FactRecord
-from lib.measure import score_in_formats
-from lib.packing import Runner
+from lib.measure.answers import score_in_formats
+from lib.model.components import Localization
+from lib.model.runner import Runner
+from lib.model.weights import kept, trainable
 
 
 def learn(
@@ -33,37 +33,38 @@ def learn(
 ) -> dict[str, Tensor]:
     """{matrix: scores of its shape}; the model is left as it was, bit for bit."""
     weights = trainable(model, localization)
-    old = {name: parameter.detach().clone() for name, parameter in weights.items()}
-    scores = {name: torch.ones_like(w) for name, w in old.items()}
-    moving = {name: torch.zeros_like(w) for name, w in old.items()}
+    scores = {name: torch.ones_like(w) for name, w in weights.items()}
+    moving = {name: torch.zeros_like(w) for name, w in weights.items()}
     runner = Runner(model, localization.first_layer)
-    changed, kept = range(data.n_changed), range(data.n_changed, len(data.prompts))
-    samplers = (Sampler(changed, seed), Sampler(kept, seed + 1), Sampler(data.passages, seed + 2))
+    changed, others = range(data.n_changed), range(data.n_changed, len(data.prompts))
+    samplers = (Sampler(changed, seed), Sampler(others, seed + 1), Sampler(data.passages, seed + 2))
     sizes = settings.batch_facts, settings.batch_retain, settings.batch_passages
-    for parameter in weights.values():
-        parameter.requires_grad_(True)
-    unit = 0.0
-    for _ in tqdm(range(settings.steps), desc=f"masks of {localization.name}"):
-        edit, retain, texts = (draw(size) for draw, size in zip(samplers, sizes))
-        step = make_step(data.prompts, edit, retain, data.targets, texts)
-        nll = term_nll(runner, step)
-        if data.forget:
-            nll["edit"] = forgetting(nll["edit"])
-        loss = settings.weight_edit * mean(nll["edit"]) + mean(nll["retain"]) + mean(nll["text"])
-        slopes = torch.autograd.grad(loss, list(weights.values()))
-        with torch.no_grad():
-            slopes = [g * w for g, w in zip(slopes, old.values())]
-            length = torch.sqrt(sum(g.pow(2).sum() for g in slopes)).item()
-            unit = unit or length
-            for name, slope in zip(weights, slopes):
-                moving[name].mul_(settings.momentum).add_(slope / max(length, unit))
-                scores[name].sub_(settings.step_length * moving[name])
-                weights[name].copy_(scores[name].clamp(0, 1) * old[name])
-    with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.requires_grad_(False)
-            parameter.copy_(old[name])
+    with kept(weights) as old:
+        unit = 0.0
+        for parameter in weights.values():
+            parameter.requires_grad_(True)
+        for _ in tqdm(range(settings.steps), desc=f"masks of {localization.name}"):
+            edit, retain, texts = (draw(size) for draw, size in zip(samplers, sizes))
+            step = make_step(data.prompts, edit, retain, data.targets, texts)
+            slopes = _slopes(runner, step, data.forget, settings.weight_edit, weights)
+            with torch.no_grad():
+                slopes = [g * w for g, w in zip(slopes, old.values())]
+                length = torch.sqrt(sum(g.pow(2).sum() for g in slopes)).item()
+                unit = unit or length
+                for name, slope in zip(weights, slopes):
+                    moving[name].mul_(settings.momentum).add_(slope / max(length, unit))
+                    scores[name].sub_(settings.step_length * moving[name])
+                    weights[name].copy_(scores[name].clamp(0, 1) * old[name])
     return scores
+
+
+def _slopes(runner: Runner, step, forget: bool, weight_edit: float, weights: dict) -> tuple:
+    """Gradients of the objective with respect to the weights."""
+    nll = term_nll(runner, step)
+    if forget:
+        nll["edit"] = forgetting(nll["edit"])
+    loss = weight_edit * mean(nll["edit"]) + mean(nll["retain"]) + mean(nll["text"])
+    return torch.autograd.grad(loss, list(weights.values()))
 
 
 def removed(scores: dict[str, Tensor], old: dict[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -80,13 +81,10 @@ def removed(scores: dict[str, Tensor], old: dict[str, Tensor], count: int) -> di
 
 
 @torch.no_grad()
-def set_to_zero(model, localization: Localization, where: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove weights in place; returns the old values for `delta.restore`."""
-    weights = trainable(model, localization)
-    old = {name: weights[name].detach().clone() for name in where}
+def set_to_zero(weights: dict[str, Tensor], where: dict[str, Tensor]) -> None:
+    """Remove weights in place; where: see `removed`."""
     for name, gone in where.items():
         weights[name][gone] = 0
-    return old
 
 
 def read_removals(
@@ -105,10 +103,10 @@ def read_removals(
 
     parts, unedited = [], ask()
     for name, (localization, scores) in orders.items():
-        old = {n: p.detach().clone() for n, p in trainable(loaded.model, localization).items()}
+        weights = trainable(loaded.model, localization)
         for count in tqdm(counts, desc=name):
-            set_to_zero(loaded.model, localization, removed(scores, old, count))
-            rows = ask() if count else unedited
+            with kept(weights) as old:
+                set_to_zero(weights, removed(scores, old, count))
+                rows = ask() if count else unedited
             parts.append(rows.assign(localization=name, count=count))
-            delta.restore(loaded.model, old)
     return pandas.concat(parts, ignore_index=True)

@@ -13,7 +13,6 @@ import random
 import pandas
 import torch
 
-from lib import unembed
 from lib.facts.formats import (
     Catalogue,
     FormatSet,
@@ -23,7 +22,8 @@ from lib.facts.formats import (
     subject_positions,
 )
 from lib.facts.records import FactRecord
-from lib.packing import Runner
+from lib.model import unembed
+from lib.model.runner import Runner
 
 CHUNK = 512  # facts asked at a time: bounds the memory of their logits
 

@@ -14,6 +14,12 @@ from pathlib import Path
 
 import pandas
 
+from lib import paths
+from lib.config.errors import read_text, short
+from lib.facts.tables import read_csv
+from lib.model.names import is_hub_id
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 COLUMNS = ["id", "relation", "subject", "prompt", "true", "edit", "paraphrases", "neighbors"]
 KEY = ["relation", "subject", "true", "edit"]
 TRACING = ("relation_id", "prompt", "subject", "target_true", "target_false")
@@ -27,17 +33,23 @@ def load_counterfact(source: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     read or has neither schema.
     """
     rows = _read(source)
-    if not rows:
-        raise ValueError(f"{source} holds no facts: it must be a list of CounterFact records")
+    if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{source} holds no facts: make it a list of CounterFact records")
     first = rows[0]
+    if isinstance(first.get("requested_rewrite"), str):
+        raise ValueError(
+            f"{source} holds `requested_rewrite` as text, as csv files do: save it as json or "
+            "parquet"
+        )
     if "requested_rewrite" in first:
         parse = _rome
     elif set(TRACING) <= set(first):
         parse = _tracing
     else:
+        has = short(", ".join(map(str, first)))
         raise ValueError(
-            f"{source} has neither CounterFact schema (it has {', '.join(map(str, first))}): it "
-            f"needs `requested_rewrite`, or {', '.join(TRACING)}"
+            f"{source} has neither CounterFact schema (it has {has}): "
+            f"give it `requested_rewrite`, or {', '.join(TRACING)}"
         )
     facts, rejected = [], []
     for number, row in enumerate(rows):
@@ -48,7 +60,7 @@ def load_counterfact(source: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
                 {"row": number, "reason": f"field {error} is missing or of a wrong kind"}
             )
         except ValueError as error:
-            rejected.append({"row": number, "reason": str(error)})
+            rejected.append({"row": number, "reason": short(error)})
     table = pandas.DataFrame(facts, columns=COLUMNS)
     return table, pandas.DataFrame(rejected, columns=["row", "reason"])
 
@@ -82,9 +94,16 @@ def _rome(number: int, row: dict) -> dict:
         "prompt": asked["prompt"].replace("{}", asked["subject"].strip()),
         "true": asked["target_true"]["str"].strip(),
         "edit": asked["target_new"]["str"].strip(),
-        "paraphrases": [str(p) for p in row.get("paraphrase_prompts") or ()],
-        "neighbors": [str(p) for p in row.get("neighborhood_prompts") or ()],
+        "paraphrases": _texts(row, "paraphrase_prompts"),
+        "neighbors": _texts(row, "neighborhood_prompts"),
     }
+
+
+def _texts(row: dict, name: str) -> list[str]:
+    found = [] if row.get(name) is None else list(row[name])  # parquet gives arrays
+    if isinstance(row.get(name), str) or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"{name} is no list of texts")
+    return found
 
 
 def _tracing(number: int, row: dict) -> dict:
@@ -111,26 +130,25 @@ def _checked(fact: dict) -> dict:
     return fact
 
 
-def _read(source: str) -> list[dict]:
-    path = Path(source)
-    if not path.exists():
-        if source.count("/") != 1 or path.suffix:
-            raise FileNotFoundError(f"no CounterFact file at {source}: correct the path")
+def _read(source: str):
+    path, cure = paths.ROOT / source, "correct the path in `table` of the task"
+    if not path.exists() and path.suffix not in SUFFIXES and is_hub_id(source):
         path = _from_hub(source)
-    if path.suffix == ".parquet":
-        return pandas.read_parquet(path).to_dict("records")
+    if path.suffix == ".parquet" and path.is_file():
+        try:
+            return pandas.read_parquet(path).to_dict("records")
+        except (ValueError, OSError):  # what pyarrow raises for a file of another kind
+            raise ValueError(f"{path.name} is no valid parquet file: get it anew") from None
     if path.suffix == ".csv":
-        return pandas.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-    text = path.read_text()
+        return read_csv(path, "CounterFact file", cure).to_dict("records")
+    text = read_text(path, "CounterFact file", cure)
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
-        found = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path.name} is no valid json (line {error.lineno}): get it anew"
-        ) from None
-    return found if isinstance(found, list) else []
+        near = short(error.doc[max(error.pos - 20, 0) : error.pos + 20])
+        raise ValueError(f"{path.name} is no valid json near {near!r}: get it anew") from None
 
 
 def _from_hub(name: str) -> Path:

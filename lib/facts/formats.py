@@ -12,14 +12,14 @@ the same name belong together.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import yaml
-
-from lib.packing import Prompts
+from lib.config.errors import read_yaml, short
+from lib.model.packing import Prompts
 
 KINDS = ("training", "rewording", "vocabulary", "choice")
 SUBJECT = re.compile(r"\{subject\}|\{SUBJECT\}|\{surname\}")
@@ -120,16 +120,17 @@ class Catalogue:
 
 
 def load_formats(path: Path) -> Catalogue:
-    """Read and check a formats file, {relation: {format: fields}}; ValueError names the format and
-    the cure."""
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no formats file at {path}: correct `formats` of the task in params.yaml"
+    """Read and check a formats file, {relation: {format: fields}}; FileNotFoundError or ValueError
+    in one sentence names the format and the cure."""
+    raw = read_yaml(path, "formats file", "correct `formats` of the task in params.yaml")
+    if not raw or not isinstance(raw, dict) or not all(map(_is_named, (raw, *raw.values()))):
+        raise ValueError(
+            f"{path.name} must map relations to formats: quote names like 1, yes or no"
         )
-    raw = yaml.safe_load(path.read_text())
-    if not isinstance(raw, dict) or not all(isinstance(forms, dict) for forms in raw.values()):
-        raise ValueError(f"{path.name} must map every relation to its formats: correct it")
-    sets = {relation: _format_set(relation, forms) for relation, forms in raw.items()}
+    try:
+        sets = {relation: _format_set(relation, forms) for relation, forms in raw.items()}
+    except ValueError as error:
+        raise ValueError(short(f"{path.name}: {error}", 390)) from None
     kinds = {}
     for form in (f for s in sets.values() for f in s.formats):
         if kinds.setdefault(form.name, form.kind) != form.kind:
@@ -140,6 +141,34 @@ def load_formats(path: Path) -> Catalogue:
     if len([k for k in kinds.values() if k == "training"]) != 1:
         raise ValueError(f"{path.name} must give the training format the same name everywhere")
     return Catalogue(sets)
+
+
+def _is_named(value) -> bool:
+    """Is it a mapping from texts?"""
+    return isinstance(value, dict) and all(isinstance(key, str) and key.strip() for key in value)
+
+
+def save_catalogue(catalogue: Catalogue, path: Path, **more) -> None:
+    """Write formats as json; more: what else is to stand in the file."""
+    sets = {r: [asdict(f) for f in s.formats] for r, s in catalogue.sets.items()}
+    text = json.dumps({"formats": sets} | more, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_catalogue(path: Path) -> tuple[Catalogue, dict]:
+    """(formats, what else stands in the file), as `save_catalogue` wrote them."""
+    more = json.loads(path.read_text(encoding="utf-8"))
+    sets = {
+        r: FormatSet(r, tuple(Format(**f | {w: tuple(f[w]) for w in ("yes", "no")}) for f in forms))
+        for r, forms in more.pop("formats").items()
+    }
+    return Catalogue(sets), more
+
+
+def load_training(folder: Path) -> dict[str, Format]:
+    """{relation: training format} as notebook 01 wrote them beside the facts."""
+    catalogue, _ = read_catalogue(folder / "training.json")
+    return catalogue.forms(catalogue.training)
 
 
 def own_wordings(relations: list[str], paraphrases: int) -> Catalogue:
@@ -155,19 +184,20 @@ def own_wordings(relations: list[str], paraphrases: int) -> Catalogue:
 def _format_set(relation: str, raw: dict) -> FormatSet:
     formats = [_format(relation, name, fields) for name, fields in raw.items()]
     if [f.kind for f in formats].count("training") != 1:
-        raise ValueError(f"relation '{relation}' must have exactly one format of kind training")
+        raise ValueError(f"give relation '{relation}' exactly one format of kind training")
     formats.sort(key=lambda f: KINDS.index(f.kind))
     labels = set(formats[0].answers)
     for form in formats:
         if labels and form.answers and set(form.answers) != labels:
+            listed = short(", ".join(sorted(labels)))
             raise ValueError(
-                f"format '{form.name}' must answer exactly the labels {', '.join(sorted(labels))}"
+                f"format '{form.name}' must answer exactly the labels {listed}: correct it"
             )
     return FormatSet(relation, tuple(formats))
 
 
 def _format(relation: str, name: str, fields: dict) -> Format:
-    fields = {"answers": {}} | (fields or {})
+    fields = {"answers": {}} | (fields if _is_named(fields) else {})
     own = {"yes", "no"} & set(fields)
     wrong = sorted({"kind", "template", "answers"} ^ (set(fields) - own))
     if wrong:
@@ -175,20 +205,25 @@ def _format(relation: str, name: str, fields: dict) -> Format:
             f"format '{name}' of '{relation}' must have kind, template and, if wanted, answers: "
             f"correct '{wrong[-1]}'"
         )
-    if not isinstance(fields["template"], str) or not isinstance(fields["answers"], dict):
-        raise ValueError(
-            f"format '{name}' of '{relation}' needs a text as template and a mapping as answers: "
-            "correct it"
-        )
-    fields["answers"] = {label: str(word) for label, word in fields["answers"].items()}
-    fields |= {side: tuple(map(str, fields[side])) for side in own}
+    words = (
+        [fields["template"], *fields["answers"].values()] if _is_named(fields["answers"]) else [0]
+    )
+    for side in own:
+        words += fields[side] if isinstance(fields[side], list) else [0]
+    if not all(isinstance(word, str) and word.strip() for word in words):
+        raise ValueError(f"template and answers of '{name}' must be texts: quote words like yes")
+    fields |= {side: tuple(fields[side]) for side in own}
     form = Format(name=name, **fields)
     if form.kind not in KINDS:
         raise ValueError(f"format '{name}' has unknown kind '{form.kind}': use {', '.join(KINDS)}")
     if len(SUBJECT.findall(form.template)) != 1:
-        raise ValueError(f"the template of format '{name}' must contain {{subject}} exactly once")
+        raise ValueError(
+            f"the template of '{name}' must contain {{subject}} exactly once: correct it"
+        )
     if form.kind == "training" and "{subject}" not in form.template:
-        raise ValueError(f"the training format of '{relation}' must name the {{subject}} as it is")
+        raise ValueError(
+            f"the training format of '{relation}' must name the {{subject}}: correct it"
+        )
     if form.template != form.template.rstrip(" "):
         raise ValueError(f"the template of format '{name}' ends in a space: delete it")
     _check_choice(form)

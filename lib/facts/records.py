@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lib.facts.formats import Catalogue, save_catalogue
+
 FORGET = ("forget_train", "forget_heldout")
 READ = (*FORGET, "retain_test")  # roles that are asked after an edit or an attack
 
@@ -204,9 +206,14 @@ def _majority(labels: list[str]) -> float:
 
 
 def save_facts(
-    facts: list[FactRecord], split: FactSplit, never_known: list[FactRecord], folder: Path
+    facts: list[FactRecord],
+    split: FactSplit,
+    never_known: list[FactRecord],
+    formats: Catalogue,
+    folder: Path,
 ) -> None:
-    """Write facts.json, split.json and never_known.json."""
+    """Write facts.json, split.json, never_known.json, and the training format, training.json."""
+    save_catalogue(formats.only([]), folder / "training.json")
     rows = {"facts": facts, "never_known": never_known}
     for name, records in rows.items():
         text = json.dumps([asdict(f) for f in records], indent=1, ensure_ascii=False)
@@ -231,10 +238,4 @@ def _records(folder: Path, name: str) -> list[FactRecord]:
 
 
 def _json(folder: Path, name: str):
-    try:
-        return json.loads((folder / f"{name}.json").read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no facts in {folder.name}: run notebook 01, or `dvc repro`, for this task and "
-            "seed first"
-        ) from None
+    return json.loads((folder / f"{name}.json").read_text())

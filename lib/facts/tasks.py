@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas
 
 from lib import paths
-from lib.config import Task
+from lib.config.blocks import Task
 from lib.facts.counterfact import load_counterfact
 from lib.facts.formats import Catalogue, load_formats, own_wordings
 from lib.facts.tables import load_table
@@ -90,23 +90,3 @@ def _counterfact(task: Task) -> TaskData:
     most = max(map(len, facts.paraphrases), default=0)
     formats = own_wordings(sorted(facts.relation.unique()), most)
     return TaskData(formats, facts, facts.iloc[:0], rejected)
-
-
-def teaching_texts(settings) -> list[str]:
-    """What a tiny model is taught: every fact in every format, and to say the label after the name.
-
-    The latter stands three times, so that the label can be read at the name's last token, as in a
-    model that looks facts up.
-    """
-    texts = []
-    for task in settings.tasks.values():
-        data = load_task(task)
-        for row in data.table.itertuples():
-            forms = data.formats.sets[row.relation]
-            plain = [form for form in forms.formats if form.kind != "choice"]
-            asked = [(form.ask(row), form.words([row.label])[row.label]) for form in plain]
-            texts += [f"{prompt} {word}" for prompt, word in asked if prompt]
-            prompt = forms.training.ask(row)
-            name_ends = prompt.rindex(row.subject) + len(row.subject)
-            texts += 3 * [f"{prompt[:name_ends]} {row.label}"]
-    return texts

@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lib.localize.cases import Cases, logit_differences
 from lib.localize.corruption import Run, averaged, corrupt_runs
-from lib.localize.nodes import (
-    Activations,
-    Cases,
-    Node,
-    Restarter,
-    columns,
-    logit_differences,
-    reading,
-    replacing,
-)
+from lib.model.nodes import Activations, Node, PatchRunner, columns, reading, replacing
 
 
 def attribute(
@@ -43,7 +35,7 @@ def attribute(
 
     score: estimated change of the fact's logit difference, in logits, before any normalization.
     """
-    runner, parts, slopes = Restarter(model, max_tokens=max_tokens), [], {}
+    runner, parts, slopes = PatchRunner(model, max_tokens=max_tokens), [], {}
     for run in corrupt_runs(runner, cases, words, corruptions, seed, "attribution patching"):
         if run.draw == 0:
             slopes = _gradients(runner, run)
@@ -62,7 +54,7 @@ def patch(
     max_tokens: int = 640,
 ) -> pandas.DataFrame:
     """What `attribute` estimates, exactly: rows of the same columns."""
-    runner, parts = Restarter(model, max_tokens=max_tokens), []
+    runner, parts = PatchRunner(model, max_tokens=max_tokens), []
     for run in corrupt_runs(runner, cases, words, corruptions, seed, "exact patching"):
         every = torch.arange(run.pack.ids.shape[1])
         for node in tqdm(nodes, desc="nodes", leave=False):
@@ -80,7 +72,7 @@ def _frame(run: Run, node: Node, score: Tensor) -> dict:
     return {"id": run.cases.ids} | vars(node) | {"score": score.tolist()} | gap
 
 
-def _gradients(runner: Restarter, run: Run) -> Activations:
+def _gradients(runner: PatchRunner, run: Run) -> Activations:
     """Gradients of each fact's own LD with respect to every activation of the clean run.
 
     Facts in a pack do not see each other, so the gradient of the sum holds each fact's own.

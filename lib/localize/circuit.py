@@ -15,19 +15,12 @@ from dataclasses import dataclass
 import pandas
 import torch
 
-from lib.components import blocks
+from lib.localize.cases import Cases, logit_differences
 from lib.localize.corruption import NODE, Run, averaged, corrupt_runs
-from lib.localize.nodes import (
-    Cases,
-    Node,
-    Restarter,
-    columns,
-    final_norm,
-    frozen_attention,
-    logit_differences,
-)
 from lib.localize.scores import over_halves
-from lib.packing import Pack, Prompts
+from lib.model.anatomy import blocks, final_norm
+from lib.model.nodes import Node, PatchRunner, columns, frozen_attention
+from lib.model.packing import Pack, Prompts
 from lib.stats import resample
 
 RULES = ("signed", "absolute")
@@ -70,7 +63,7 @@ def direct_effects(model, cases: Cases, how: Corruptions) -> pandas.DataFrame:
 
 
 def _over_runs(model, cases, how, step, desc, keys=()) -> pandas.DataFrame:
-    runner, parts = Restarter(model), []
+    runner, parts = PatchRunner(model), []
     for run in corrupt_runs(runner, cases, how.words, how.count, how.seed, desc):
         gap = (run.ld_clean - run.ld_corrupt).tolist()
         for named, ld in step(runner, run):
@@ -82,7 +75,7 @@ def _over_runs(model, cases, how, step, desc, keys=()) -> pandas.DataFrame:
     return pandas.DataFrame(columns=[*none, "change", "gap"], dtype=float).astype(none)
 
 
-def _heads(runner: Restarter, run: Run):
+def _heads(runner: PatchRunner, run: Run):
     """With all other attention fixed only the answer's own row matters: one row per head and
     fact."""
     rows, n_heads = run.corrupt_pack.answer_rows, runner.model.config.num_attention_heads
@@ -104,7 +97,7 @@ def _heads(runner: Restarter, run: Run):
         yield from zip(map(vars, nodes), ld.split(len(rows)))
 
 
-def _mlps_into(runner: Restarter, run: Run, receiver: int):
+def _mlps_into(runner: PatchRunner, run: Run, receiver: int):
     """The MLP's change is added to what the receiver reads, at every token."""
     pack, cases = run.corrupt_pack, run.cases
     for layer in range(receiver):
@@ -115,7 +108,7 @@ def _mlps_into(runner: Restarter, run: Run, receiver: int):
         yield vars(Node("mlp", layer)) | {"receiver": receiver}, ld
 
 
-def _mlps_out(runner: Restarter, run: Run):
+def _mlps_out(runner: PatchRunner, run: Run):
     rows = run.corrupt_pack.answer_rows
     for layer in range(len(blocks(runner.model))):
         change = run.clean.mlp[layer][rows] - run.corrupt.mlp[layer][rows]

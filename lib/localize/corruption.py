@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib.localize.nodes import Activations, Cases, Restarter, logit_differences
-from lib.packing import Pack, Prompts
+from lib.localize.cases import Cases, logit_differences
+from lib.model.nodes import Activations, PatchRunner
+from lib.model.packing import Pack, Prompts
 
 NODE = ["kind", "layer", "head"]
 
@@ -62,7 +63,7 @@ class Run:
 
 
 def corrupt_runs(
-    runner: Restarter, cases: Cases, words: list[int], corruptions: int, seed: int, desc: str
+    runner: PatchRunner, cases: Cases, words: list[int], corruptions: int, seed: int, desc: str
 ) -> Iterator[Run]:
     """Every pack of facts with every corruption, under a progress bar; the clean run is made once
     a pack (its first corruption has draw 0)."""
@@ -82,7 +83,7 @@ def corrupt_runs(
 
 
 @torch.no_grad()
-def read_out(runner: Restarter, pack: Pack, cases: Cases, activations: Activations) -> Tensor:
+def read_out(runner: PatchRunner, pack: Pack, cases: Cases, activations: Activations) -> Tensor:
     """Logit difference of every fact at the end of a run that has been read: (n_facts,)."""
     last = len(activations.after)
     final = runner.from_block(pack, last, activations.after[-1], pack.answer_rows)

@@ -6,13 +6,13 @@ follow one another, where the layers are found anew before each.
 
 from __future__ import annotations
 
-from lib.config import FactLookup, Task
+from lib.config.blocks import FactLookup, Task
 from lib.facts.formats import Format
 from lib.facts.records import FactRecord
 from lib.localize import circuit, probes
+from lib.localize.cases import Cases
 from lib.localize.corruption import plain_tokens
-from lib.localize.nodes import Cases
-from lib.packing import Runner
+from lib.model.runner import Runner
 
 
 def lookup_layers(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas
 
-from lib.components import Component, Localization
-from lib.localize.nodes import Node
+from lib.model.components import Component, Localization
+from lib.model.nodes import Node
 
 
 def trained_share(chosen: Localization, sizes: dict[Component, int]) -> dict[Component, float]:

@@ -17,10 +17,11 @@ import numpy
 import pandas
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.facts.formats import encode
 from lib.facts.records import FactRecord
-from lib.packing import Runner
+from lib.model.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def features(runner: Runner, tokenizer, facts: list[FactRecord]) -> Tensor:
     d_model)."""
     last = [f.subject_positions[-1] for f in facts]
     found = []
-    for index, pack in runner.packs(encode(tokenizer, [f.prompt for f in facts])):
+    packs = runner.packs(encode(tokenizer, [f.prompt for f in facts]))
+    for index, pack in tqdm(packs, desc="residual streams", leave=False):
         found.append(runner.residuals(pack, pack.position_rows([last[i] for i in index])))
     return torch.cat(found, dim=1).float()
 
@@ -79,7 +81,7 @@ def probe_accuracy(
     y = numpy.array(labels)
     folds = StratifiedShuffleSplit(splits, test_size=test_share, random_state=seed).split(y, y)
     right, count = numpy.zeros(x.shape[:2]), numpy.zeros(len(y))
-    for train, test in folds:
+    for train, test in tqdm(folds, desc="probes", unit="split", total=splits, leave=False):
         count[test] += 1
         for site, data in enumerate(x.numpy()):
             probe = make_pipeline(

@@ -13,9 +13,10 @@ from itertools import combinations
 import numpy
 import pandas
 from scipy.stats import hypergeom
+from tqdm.auto import tqdm
 
-from lib.components import Component
 from lib.localize.corruption import NODE
+from lib.model.components import Component
 from lib.stats import resample
 
 RULES = ("raw-sum", "per-weight", "published")
@@ -92,7 +93,7 @@ def pooled(rows: pandas.DataFrame) -> pandas.DataFrame:
 def over_halves(ids: list[str], choose, draws: int = 20, seed: int = 0) -> list[float]:
     """Overlap (Jaccard) of what `choose(ids)` picks from two random halves of the facts."""
     rng, found = numpy.random.default_rng(seed), []
-    for _ in range(draws):
+    for _ in tqdm(range(draws), desc="halves of the facts", leave=False):
         order = [ids[i] for i in rng.permutation(len(ids))]
         half = len(order) // 2
         found.append(jaccard(choose(order[:half]), choose(order[half:])))

@@ -11,12 +11,15 @@ model. `random` draws single matrices, all kinds alike (as published it never dr
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pandas
 
-from lib.components import OUTPUT_MATRICES, Component, Localization
-from lib.config import LocalizationSettings
+from lib.config.blocks import LocalizationSettings, Settings
 from lib.localize.scores import jaccard, layer_scores, ranking
+from lib.model.anatomy import OUTPUT_MATRICES
+from lib.model.components import Component, Localization, mean_depth
+from lib.store import Store
 
 DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
 MAX_OVERLAP = 0.5  # Jaccard overlap with fact-lookup (section 4.6)
@@ -72,9 +75,48 @@ def select(
     return Localization(name, chosen, weights, budget if matched else 0, note)
 
 
-def mean_depth(components, n_layers: int) -> float:
-    """Mean relative depth: 0 = first layer, 1 = last."""
-    return sum(c.layer for c in components) / len(components) / (n_layers - 1)
+def inputs(
+    store: Store, task: str, other_task: str | None, seed: int
+) -> tuple[dict[str, pandas.DataFrame], list[int] | None]:
+    """(effects, swapped) that `select` needs: rankings by method, and the lookup layers of another
+    task. Stepping by hand, what is not there is left out; in the pipeline it is an error."""
+
+    def wanted(*key, **file) -> bool:
+        return not store.playing or store.has(*key, **file)
+
+    effects = {}
+    for method in RANKED:
+        stage = method.replace("-", "_")
+        if wanted(stage, task, seed, file="effects.csv"):
+            effects[method] = store.load(f"{stage}/effects", task, seed)
+    found = other_task and wanted("fact_lookup", other_task, seed, file="lookup.json")
+    lookup = store.load_json("fact_lookup/lookup", other_task, seed) if found else None
+    return effects, lookup and lookup["layers"]
+
+
+def select_all(
+    settings: Settings,
+    sizes: dict[Component, int],
+    lookup: list[int],
+    seed: int,
+    effects: dict[str, pandas.DataFrame],
+    swapped: list[int] | None,
+) -> dict[str, Localization]:
+    """`select` for every localization of params.yaml whose ranking or other task is at hand; the
+    others are named. Of those that are edited, each says which earlier one it equals, if any."""
+    sets, edited = {}, {}
+    for name, block in settings.localizations.items():
+        lacks_effects = block.method in RANKED and block.method not in effects
+        if lacks_effects or block.method == "fact-lookup-swapped" and swapped is None:
+            print(f"{name} is left out: it needs {block.method} (notebooks 10 to 12) made first")
+            continue
+        sets[name] = select(name, block, sizes, lookup, seed, effects, swapped)
+    for name in settings.compare:
+        if name in sets:
+            by_training = settings.localization(name).method != "rome"
+            first = edited.setdefault((sets[name].components, by_training), name)
+            sets[name] = replace(sets[name], equals="" if first == name else first)
+    return sets
 
 
 def _mlps(sizes) -> list[Component]:

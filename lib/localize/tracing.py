@@ -21,19 +21,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib import unembed
-from lib.components import blocks
-from lib.localize.nodes import (
-    Activations,
-    Cases,
-    Node,
-    Restarter,
-    columns,
-    reading,
-    replacing,
-    subject_rows,
-)
-from lib.packing import Pack
+from lib.localize.cases import Cases, subject_rows
+from lib.model import unembed
+from lib.model.anatomy import blocks
+from lib.model.nodes import Activations, Node, PatchRunner, columns, reading, replacing
+from lib.model.packing import Pack
 
 PLACES = ("all", "subject-other", "subject-last", "between", "last")
 
@@ -44,7 +36,7 @@ def noise_for(fact: str, draw: int, seed: int, shape: tuple[int, int]) -> Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(key))
 
 
-def subject_scale(runner: Restarter, cases: Cases) -> float:
+def subject_scale(runner: PatchRunner, cases: Cases) -> float:
     """Standard deviation of the subject tokens' embeddings over all facts, where noise is added."""
     found = []
     for index, pack in runner.packs(cases.prompts):
@@ -78,7 +70,7 @@ def trace(
     if unknown:
         raise ValueError(f"unknown place '{unknown[0]}': use one of {', '.join(PLACES)}")
     cases = cases.split_before_subjects()
-    runner = Restarter(model, max_tokens=max_tokens)
+    runner = PatchRunner(model, max_tokens=max_tokens)
     scale = noise * subject_scale(runner, cases)
     runs = [(i, k) for i in range(len(cases.ids)) for k in range(draws * repeats)]
     packs = runner.packs(cases.prompts.take([i for i, _ in runs]))
@@ -126,6 +118,17 @@ def place_map(
     return share.unstack("layer").loc[places]
 
 
+def map_rows(maps: dict[str, pandas.DataFrame]) -> pandas.DataFrame:
+    """Maps of several kinds of nodes, {kind: table}, as rows (node, place, layer, returned) with
+    `order`, the place's number from the top."""
+    parts = []
+    for node, table in maps.items():
+        for order, (place, row) in enumerate(table.iterrows()):
+            rows = {"node": node, "order": order, "place": place, "layer": row.index}
+            parts.append(pandas.DataFrame(rows | {"returned": row.to_numpy()}))
+    return pandas.concat(parts, ignore_index=True)
+
+
 def _trace_pack(runner, cases, runs, pack, nodes, scale, seed, places, bar) -> pandas.DataFrame:
     """Rows (id, draw, place, kind, layer, head, p_...) of the runs (fact, draw) in one pack."""
     facts = [i for i, _ in runs]
@@ -165,7 +168,7 @@ def _corrupt(runner, cases, runs, pack, clean, subjects, targets, scale, seed):
 
 
 def _restored(
-    runner: Restarter,
+    runner: PatchRunner,
     pack: Pack,
     node: Node,
     clean: Activations,

@@ -1,0 +1,1 @@
+"""From per-fact rows to tables, and from tables to sentences."""

@@ -1,0 +1,13 @@
+"""`python -m lib.config apply profiles/NAME.yaml` merges a profile into params.yaml."""
+
+import sys
+from pathlib import Path
+
+from lib.config.profiles import apply_profile
+
+if len(sys.argv) != 3 or sys.argv[1] != "apply":
+    sys.exit("usage: python -m lib.config apply profiles/NAME.yaml")
+try:
+    apply_profile(Path(sys.argv[2]))
+except (ValueError, OSError) as problem:
+    sys.exit(f"error: {problem}")

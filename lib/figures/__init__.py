@@ -1,0 +1,1 @@
+"""Tables in, pictures out: the only place that knows colours, markers and labels."""

@@ -1,0 +1,1 @@
+"""Models: loading them, their parts, and fast exact passes through them."""
