@@ -33,7 +33,7 @@ bench: env  ## time localization and training against the plain loop and the lib
 lab: env  ## open the notebooks in JupyterLab; what you run there is written to data/play only
 	@jupyter lab notebooks
 
-readme: env  ## put the current numbers into the README
+readme: env  ## put the current numbers into docs/
 	@python -m lib.stages.report readme
 
 lint: env  ## style, formatting and the layers of lib

@@ -3,10 +3,10 @@
 Section numbers in docstrings refer to METHOD.md.
 
 Importing it sets the number of compute threads *before* torch starts: numbers repeat exactly only
-at a fixed thread count, and threads that spin while they wait cost a factor of a hundred beside
-another job. It keeps Hugging Face libraries from asking the network for what is already on disk,
-silences their progress bars, which would fill the executed notebooks, and lets the process keep
-memory it has freed.
+at a fixed thread count, and threads that wait by spinning for long cost a factor of up to a hundred
+beside another job. It keeps Hugging Face libraries from asking the network for what is already on
+disk, silences their progress bars, which would fill the executed notebooks, and lets the process
+keep memory it has freed.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave a core to others
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # then a waiting thread leaves its core
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

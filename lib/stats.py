@@ -75,8 +75,9 @@ def paired_difference(
 
 
 def guessing_rate(rows: pandas.DataFrame, guesses: pandas.DataFrame) -> numpy.ndarray:
-    """How often the answers about invented subjects (`guesses`) of the same relation would be right
-    for each of `rows`; columns relation, true, answer. 0 where nobody invented was asked."""
+    """How often guessing would be correct for each of `rows`: the share of the answers about
+    invented subjects of its relation (`guesses`) that equal its true answer; columns relation,
+    true, answer. 0 for a relation of which no invented subject was asked."""
     share = guesses.groupby("relation").answer.value_counts(normalize=True)
     wanted = pandas.MultiIndex.from_frame(rows[["relation", "true"]])
     return share.reindex(wanted).fillna(0.0).to_numpy(float)
@@ -92,11 +93,11 @@ def recovery(
 ) -> Estimate:
     """R = (held-out accuracy after the attack - prior) / (unedited accuracy - prior) (section 8.4).
 
-    relearned: 0/1 per held-out fact; lucky: the chance that what the attacked model says about
-    invented subjects would be right (see `guessing_rate`), whose mean is the prior. 0 = only what
-    it says about anybody, 1 = all that the unedited model knew. R is undefined for resamples that
-    guesses get wholly right (with a handful of facts there are some); the interval is over the
-    others.
+    relearned: 0/1 per held-out fact; lucky: per fact, how often guessing would be correct (see
+    `guessing_rate`); its mean is the prior. R = 1: as many facts are answered correctly as by the
+    unedited model. R = 0: as many as by guessing. R < 0: fewer than by guessing, because the edited
+    answer holds. R is undefined for resamples in which guessing is as good as the unedited model
+    (with few facts there are some); the interval is over the others.
     """
     hits, lucky = numpy.asarray(relearned, float), numpy.asarray(lucky, float)
     if not len(hits):

@@ -2,8 +2,9 @@
 
 The pipeline reads and writes `data`. A notebook stepped through by hand has its own home,
 `data/play`: what it makes is written there, and what it needs is read from there if an earlier
-notebook has made it, else from the pipeline's results; it says which. So playing never changes what
-the pipeline made, and notebooks can be stepped through in order before the pipeline ever ran.
+notebook has made it, else from the pipeline's results; it prints which. So stepping by hand never
+changes what the pipeline made, and notebooks can be stepped through in order before the pipeline
+ever ran.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Store:
         )
 
     def has(self, stage: str, *key, file: str = "") -> bool:
-        """Can `find` find it?"""
+        """Would `find` succeed?"""
         homes = (self.home, paths.DATA)
         return any((self._path(home, stage, key) / file).exists() for home in homes)
 

@@ -185,15 +185,15 @@ def test_an_unknown_attack_is_one_sentence(refuses):
         battery.module("relern")
 
 
-def test_the_readme_shows_how_to_add_an_attack(target, tmp_path, monkeypatch):
-    text = (paths.ROOT / "README.md").read_text()
+def test_the_docs_show_how_to_add_an_attack(target, tmp_path, monkeypatch):
+    text = (paths.ROOT / "docs" / "EXTEND.md").read_text()
     (code,) = re.findall(r"`lib/attacks/shrink.py`:\n\n```python\n(.*?)```", text, re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 20
     (tmp_path / "shrink.py").write_text(code)
     monkeypatch.setattr(lib.attacks, "__path__", [*lib.attacks.__path__, str(tmp_path)])
     raw = yaml.safe_load(paths.PARAMS.read_text())
     raw["attack_weights"]["shrink"] = {"factors": [1.0, 0.01]}
-    method, settings = config.parse(raw).battery("weights")["shrink"]
+    method, settings = battery.chosen(config.parse(raw), "weights")["shrink"]
     rows, _ = battery.run(target, {"shrink": (method, settings)})
     right = (rows.answer == rows.true)[rows.split.isin(FORGET)].groupby(rows.budget).mean()
     assert right[1.0] > 0.9 > right[0.01]

@@ -9,11 +9,13 @@ from lib.model.anatomy import blocks
 from lib.model.components import (
     Component,
     Localization,
+    load_set,
     matrices,
     single_matrices,
     sizes,
     unit_sizes,
 )
+from lib.store import Store
 
 # Hidden size 48, MLP size 96, 4 heads of 12, 2 of them for keys and values where they are shared.
 GATED = 3 * 48 * 96
@@ -130,9 +132,9 @@ def test_a_set_without_budget_has_no_overshoot():
     assert Localization("all-mlps", (Component("mlp", 0),), 10, 0).overshoot == 0
 
 
-def test_a_set_nobody_chose_names_the_notebook(tmp_path, refuses):
-    with refuses(FileNotFoundError, "'mine'", "notebook 13", "dvc repro"):
-        Localization.load(tmp_path / "mine.json")
+def test_a_set_nobody_chose_names_the_notebook(refuses):
+    with refuses(FileNotFoundError, "mine.json", "notebook 13", "dvc repro choose_components"):
+        load_set(Store("data"), "sports-athletes", "mine", 0)
 
 
 def test_an_unknown_kind_names_the_known(refuses):
@@ -144,5 +146,5 @@ def test_a_model_without_blocks_is_refused(refuses):
     class Flat(torch.nn.Module):
         base_model = torch.nn.Linear(2, 2)
 
-    with refuses(ValueError, "Flat", "not supported"):
+    with refuses(ValueError, "list of blocks", "not supported"):
         blocks(Flat())

@@ -199,25 +199,51 @@ def test_the_library_is_not_ignored_by_git():
     assert ignored.returncode == 1
 
 
-def test_the_readme_shows_figures_that_exist_and_commands_that_exist():
-    text = (paths.ROOT / "README.md").read_text()
-    shown = re.findall(r"\((figures/\S+?\.png)\)", text)
-    assert len(shown) >= 6
-    assert all((paths.ROOT / figure).exists() for figure in shown)
+PAGES = [paths.ROOT / "README.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_pages_link_to_what_exists_and_name_commands_that_exist(page):
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links and all((page.parent / link).exists() for link in links)
     makefile = (paths.ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):.*##", makefile, re.M))
-    assert set(re.findall(r"`make (\w+)", text)) <= targets
-    assert {"repro", "test"} <= set(re.findall(r"make (\w+)", text))
+    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.M))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
+def test_the_first_page_names_both_commands_and_is_short():
+    text = (paths.ROOT / "README.md").read_text()
+    assert {"repro", "test"} <= set(re.findall(r"`make ([a-z-]+)", text))
+    assert len(text.splitlines()) <= 120
+
+
+def test_every_figure_is_listed_and_the_start_page_lists_every_notebook():
+    listed = (paths.ROOT / "docs" / "FIGURES.md").read_text()
+    drawn = {str(p.relative_to(paths.ROOT)) for p in paths.FIGURES.rglob("*.png")}
+    assert drawn and all(f"../{figure}" in listed for figure in drawn)
+    start = "".join("".join(c["source"]) for c in cells(NOTEBOOKS[0], "markdown"))
+    assert all(f"({p.name})" in start for p in NOTEBOOKS[1:])
+
+
+def test_sections_and_modules_that_are_named_exist():
+    method = (paths.ROOT / "METHOD.md").read_text()
+    sections = set(re.findall(r"^(?:#+ |\*\*)(\d+(?:\.\d+)?)", method, re.M))
+    for path in [*NOTEBOOKS, *(paths.ROOT / "lib").rglob("*.py")]:
+        named = re.findall(r"sections? (\d+(?:\.\d+)?)", path.read_text())
+        assert set(named) <= sections, f"{path.name} names a section of METHOD.md that is not there"
+    for file in re.findall(r"`(lib/[\w/]+\.py)`", method + "".join(p.read_text() for p in PAGES)):
+        assert (paths.ROOT / file).exists() or file == "lib/attacks/shrink.py", file
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "made"),
+    ("page", "begin", "end", "made"),
     [
-        (report.BEGIN, report.END, lambda: report.markdown(PARAMS["tasks"])),
-        (report.SPEED, report.SPEED_END, report.speed),
+        ("RESULTS", report.BEGIN, report.END, lambda: report.markdown(PARAMS["tasks"])),
+        ("SPEED", report.SPEED, report.SPEED_END, report.speed),
     ],
     ids=["results", "speed"],
 )
-def test_the_numbers_in_the_readme_are_those_of_the_tables(begin, end, made):
-    text = (paths.ROOT / "README.md").read_text()
+def test_the_numbers_on_the_pages_are_those_of_the_tables(page, begin, end, made):
+    text = (paths.ROOT / "docs" / f"{page}.md").read_text()
     assert text.split(begin)[1].split(end)[0].strip() == made()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from lib import store
 from lib.edit import delta
 from lib.model.weights import fingerprint, trainable
 
@@ -62,7 +65,31 @@ def test_other_weights_are_refused_untouched(stored, refuses):
     assert fingerprint(base.model) == before
 
 
-def test_a_missing_edit_names_the_notebook(llama, tmp_path, refuses):
+def test_a_missing_edit_names_its_folder(llama, tmp_path, refuses):
     folder = tmp_path / "edit" / "sports-athletes" / "fact-lookup" / "0"
-    with refuses(FileNotFoundError, "sports-athletes/fact-lookup/0", "notebook 20", "dvc repro"):
+    with refuses(FileNotFoundError, "sports-athletes/fact-lookup/0", "name a folder with one"):
         delta.edited(llama, folder)
+
+
+def test_localizations_that_train_the_same_weights_share_one_edit(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(store.paths, "DATA", tmp_path)
+    monkeypatch.setattr(store.paths, "ROOT", tmp_path.parent)
+    results = store.Store(tmp_path.name)
+    for name, card in (("fact-lookup", {"steps": 7}), ("twin", {"equals": "fact-lookup"})):
+        folder = results.folder("edit", "task", name, 0)
+        (folder / delta.CARD).write_text(json.dumps(card))
+    assert delta.stored(results, "task", "twin", 0) == results.find(
+        "edit", "task", "fact-lookup", 0
+    )
+    assert delta.at_hand(results, "task", ["fact-lookup", "none"], 0) == ["fact-lookup", "none"]
+
+
+def test_by_hand_the_edits_that_are_there_are_attacked(tmp_path, monkeypatch, capsys, refuses):
+    monkeypatch.setattr(store.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(store.paths, "DATA", tmp_path / "data")
+    mine = store.Store("data/play")
+    with refuses(FileNotFoundError, "edit", "notebook 20_edit", "dvc repro edit"):
+        delta.at_hand(mine, "task", ["late", "early"], 0)
+    (mine.folder("edit", "task", "early", 0) / delta.CARD).write_text("{}")
+    assert delta.at_hand(mine, "task", ["late", "early"], 0) == ["early"]
+    assert "localization = 'late'" in capsys.readouterr().out

@@ -179,7 +179,7 @@ def test_a_change_outside_the_localization_is_detected(fresh, middle, data):
             other.add_(1e-6)
 
     model.base_model.norm.register_forward_hook(slip)
-    with pytest.raises(AssertionError, match="outside localization 'middle'"):
+    with pytest.raises(AssertionError, match="outside the trained matrices"):
         train(model, middle, data, edit_settings(max_steps=1), seed=0)
 
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from lib import config, paths
+from lib.config.blocks import ModelSettings
 from lib.model import engines
-from lib.model import loading as models
 from lib.model.anatomy import blocks
+from lib.model.hooks import leaving
+from lib.model.loading import load_model
 from lib.model.nodes import reading
+from lib.model.prepare import prepare
 
 LAYER = 2
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -56,8 +59,8 @@ def test_all_three_agree_on_the_default_model(formats):
     settings = config.load()
     name = settings.model.name
     if not paths.model(name).exists():
-        models.prepare(name, [])
-    loaded = models.load(name, "cpu")
+        prepare(name, [])
+    loaded = load_model(ModelSettings(name=name, device="cpu"))
     ids = loaded.tokenizer(formats.training.prompt("Yao Ming"), return_tensors="pt").input_ids
     lens, sight = engines.bridge(loaded), engines.traceable(loaded)
     for layer in (3, 12):
@@ -94,7 +97,7 @@ def test_a_transplant_equals_the_patch_by_plain_hooks(loaded, sight, formats):
         value = given.after[layer][at]
 
         def put(module, args, output, value=value):
-            changed = engines._first(output).clone()
+            changed = leaving(output).clone()
             changed[0, to] = value
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 

@@ -9,8 +9,11 @@ import pandas
 import pytest
 from test_results import data  # noqa: F401  (a fixture)
 
+from lib import paths
 from lib.analysis import expectations
 from lib.analysis.expectations import AGREES, DISAGREES, UNTESTED
+from lib.store import Store
+from lib.tables import ATTACKED
 
 N = 40
 
@@ -63,7 +66,7 @@ def test_every_published_cell_has_a_table_of_values():
 def test_without_a_task_beside_the_paper_there_is_nothing_to_compare(settings, refuses):
     tasks = {n: t.model_copy(update={"published": None}) for n, t in settings.tasks.items()}
     with refuses(ValueError, "no task stands beside published runs", "set `published`"):
-        expectations.collect_tasks(settings.model_copy(update={"tasks": tasks}))
+        expectations.collect_tasks(Store("data"), settings.model_copy(update={"tasks": tasks}))
 
 
 def test_values_that_are_no_evidence_are_left_out():
@@ -79,7 +82,9 @@ def test_every_expectation_gets_a_verdict(data, settings):  # noqa: F811
     texts = pandas.concat([texts, texts.assign(text="second")])
     both = [dataclasses.replace(data, texts=texts, task=name) for name in settings.tasks]
     alone = settings.attacks.model_copy(update={"tasks": []})
-    found = expectations.compare(both, settings.model_copy(update={"attacks": alone}))
+    found = expectations.compare(
+        Store("data"), both, settings.model_copy(update={"attacks": alone})
+    )
     assert set(found.number) == set(range(1, 10))
     assert (found.groupby("number").size()[2:] == 2).all()
     known = {AGREES, DISAGREES, UNTESTED}
@@ -128,8 +133,10 @@ def test_probes_are_read_at_the_last_layer(
                 | {"answer": "a" if i < wanted else "b"}
                 for i in range(12)
             ]
-    pandas.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
-    monkeypatch.setattr(expectations.paths, "attack", lambda group, task, seed: tmp_path)
-    mine = dataclasses.replace(data, task=settings.attacks.tasks[0])
-    row = expectations._probes(mine, settings)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    task, store = settings.attacks.tasks[0], Store("data")
+    empty = dict.fromkeys(ATTACKED, "")
+    store.save("attack_inside/rows", pandas.DataFrame([empty | row for row in rows]), task, 0)
+    mine = dataclasses.replace(data, task=task)
+    row = expectations._probes(store, mine, settings)
     assert row[-1] == verdict and f"fact-lookup {lookup / 12:.2f}" in row[-2]

@@ -11,7 +11,7 @@ import pytest
 
 from lib.facts import build
 from lib.facts.build import ask_all_relations, ask_table, label_tokens, make_records, never_known
-from lib.facts.formats import Catalogue, Format, FormatSet, answer_tokens
+from lib.facts.formats import Catalogue, Format, FormatSet, answer_tokens, load_training
 from lib.facts.records import (
     FactRecord,
     FactSplit,
@@ -89,28 +89,23 @@ def test_records_cannot_be_changed():
         fact(0, 0).true = "football"
 
 
-def test_facts_split_and_invented_read_back_equal(tmp_path):
+def test_facts_split_and_invented_read_back_equal(tmp_path, short_catalogue):
     made = facts(12, 11, 10)
     made[0] = replace(made[0], subject="José Peña", paraphrases=("a", "b"), neighbors=("c",))
     split = make_split(made, 8, 3, SHARES, seed=0)
     strangers = [fact(i, i % 3, subject=f"nobody {i}") for i in range(200, 205)]
-    save_facts(made, split, strangers, tmp_path)
+    save_facts(made, split, strangers, short_catalogue, tmp_path)
+    assert load_training(tmp_path) == short_catalogue.forms(short_catalogue.training)
     read, roles = load_facts(tmp_path)
     assert load_never_known(tmp_path) == strangers
     assert list(read.values()) == made and list(read) == [f.id for f in made]
     assert roles == split and roles.majority == split.majority
 
 
-def test_missing_facts_name_the_notebook(tmp_path, refuses):
-    with refuses(FileNotFoundError, tmp_path.name, "notebook 01", "dvc repro"):
-        load_facts(tmp_path)
-    with refuses(FileNotFoundError, tmp_path.name, "notebook 01", "dvc repro"):
-        load_never_known(tmp_path)
-
-
-def test_no_invented_subjects_read_back_as_none(tmp_path):
+def test_no_invented_subjects_read_back_as_none(tmp_path, short_catalogue):
     made = facts(12, 11, 10)
-    save_facts(made, make_split(made, 8, 3, SHARES, seed=0), [], tmp_path)
+    split = make_split(made, 8, 3, SHARES, seed=0)
+    save_facts(made, split, [], short_catalogue, tmp_path)
     assert load_never_known(tmp_path) == []
 
 

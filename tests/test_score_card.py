@@ -189,7 +189,7 @@ def test_words_name_the_strongest_attack(settings):
 
 
 def test_what_is_missing_is_named(settings, refuses):
-    with refuses(FileNotFoundError, "is missing", "dvc repro"):
+    with refuses(FileNotFoundError, "no-such-task", "notebook 30", "dvc repro attack_formats"):
         score_card.collect(Store("data"), "no-such-task", settings)
 
 

@@ -51,8 +51,3 @@ def test_training_and_held_out_passages_are_apart(n, share, n_train):
 def test_stored_passages_read_back_as_tuples(tmp_path):
     (tmp_path / "passages.json").write_text(json.dumps({"train": [[2, 5]], "second": [[2]]}))
     assert text.load(tmp_path) == {"train": [(2, 5)], "second": [(2,)]}
-
-
-def test_missing_text_names_the_command(tmp_path, refuses):
-    with refuses(FileNotFoundError, "passages.json", "run `dvc repro text`"):
-        text.load(tmp_path)

@@ -58,7 +58,7 @@ def by_fact(data: Measured, settings: Settings) -> dict[str, pandas.DataFrame]:
 
 def contrasts(data: Measured, settings: Settings) -> pandas.DataFrame:
     """The two questions, as paired differences over facts: rows (question, measure, a, b, columns
-    of `comparisons.versus`).
+    of `stats.versus`).
 
     early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
     minus the mean of its depth-matched controls. Measures and what counts: see `by_fact`.
@@ -81,7 +81,7 @@ def contrasts(data: Measured, settings: Settings) -> pandas.DataFrame:
 
 def pairwise(data: Measured, settings: Settings) -> pandas.DataFrame:
     """Fact lookup against every other localization: rows (measure, localization, columns of
-    `comparisons.versus`, p_corrected); Holm's correction runs over the localizations of a measure.
+    `stats.versus`, p_corrected); Holm's correction runs over the localizations of a measure.
     """
     rows = []
     for measure, table in by_fact(data, settings).items():

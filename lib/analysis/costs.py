@@ -29,8 +29,8 @@ def frontier_table(data: Measured, settings: Settings) -> pandas.DataFrame:
 
 
 def side_effect_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Retained facts and neighbours answered truly, added loss and KL on held-out text, added loss
-    on the second text."""
+    """Shares of retained facts and of neighbours answered correctly, added loss and KL on held-out
+    text, added loss on the second text."""
     kept = data.kept[data.kept.localization != UNEDITED]
     kept = kept.assign(value=kept.answer == kept.true)
     near = kept[kept.group == NEIGHBOURS]

@@ -1,8 +1,7 @@
 """From per-fact rows to the tables behind every figure and every sentence.
 
-`collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate
-with its interval; `tidy` joins them into the one results table. Comparisons
-are in `lib.analysis.contrasts`.
+`collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate with
+its interval. `lib.analysis.contrasts` compares them and joins them into the one results table.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ class Measured:
 
     forget: were true answers to be forgotten, without new ones? asked: format attack, localization
     "unedited" included; relearned: relearning attack; kept: retained facts with their group (see
-    `side_effects.neighbourhood`); texts: held-out text losses; cards: one row
-    per edit; trials: of its settings on validation facts; sets: {localization: components} of the
-    first seed; chance: of guessing the true answer.
+    `side_effects.neighbourhood`); texts: held-out text losses; cards: one row per edit; trials: of
+    its settings on validation facts; sets: {localization: components} of the first seed; chance: of
+    guessing the true answer.
     """
 
     task: str
@@ -144,7 +143,7 @@ def format_table(data: Measured, settings: Settings) -> pandas.DataFrame:
 
 
 def relearn_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Share answered truly at every read-out of the attack, by localization and split."""
+    """Share answered correctly at every read-out of the attack, by localization and split."""
     rows = data.relearned.assign(true_accuracy=data.relearned.answer == data.relearned.true)
     keys = ["localization", "split", "step"]
     found = summarise(rows, keys, "true_accuracy", settings.statistics)
@@ -152,7 +151,7 @@ def relearn_table(data: Measured, settings: Settings) -> pandas.DataFrame:
 
 
 def relearn_areas(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Area under each fact's curve of true answers during the attack, by localization and split:
+    """Area under each fact's curve of correct answers during the attack, by localization and split:
     high if they come back early, whatever the last step shows."""
     rows = data.relearned.assign(hit=data.relearned.answer == data.relearned.true)
     rows = rows.sort_values("step").groupby(["localization", "split", "id"])
@@ -192,7 +191,7 @@ def transfer_by_fact(data: Measured) -> pandas.DataFrame:
 
 
 def heldout_by_fact(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """1 where a held-out fact is answered truly at the end of relearning: fact id x
+    """1 where a held-out fact is answered correctly at the end of relearning: fact id x
     localization."""
     rows = data.relearned
     rows = rows[(rows.split == "forget_heldout") & (rows.step == settings.attack_relearn.steps)]
@@ -217,7 +216,7 @@ def recovery_of(data: Measured, name: str, settings: Settings) -> Estimate:
 
 
 def unedited_accuracy(data: Measured) -> float:
-    """Share of the facts to be edited that the unedited model answers truly in the training
+    """Share of the held-out facts that the unedited model answers correctly in the training
     format."""
     rows = data.asked[
         (data.asked.localization == UNEDITED) & (data.asked.split == "forget_heldout")

@@ -1,7 +1,8 @@
 """The published directions, one by one, against ours: agrees, disagrees, or cannot be tested.
 
-The nine expectations were stated before any edit was run (section 13). Published values are read
-from `data/reference/paper_results.csv`; ours are paired differences over facts with intervals.
+The nine expectations were stated before any edit was run (section 13). The published values of the
+transfer orders and of relearning are read from `data/reference/paper_results.csv`; those of the
+other expectations are quoted as text below. Ours are paired differences over facts with intervals.
 Only directions and orders are compared: absolute values belong to other models, other formats and
 single runs. One rule for orders: they *disagree* if any pair of sets is clearly the other way
 round, *agree* if none is and the first stands clearly above the last, and otherwise these facts

@@ -1,4 +1,4 @@
-"""The numbers in the README, written from the tables: `python -m lib.stages.report readme`."""
+"""The numbers in docs/, written from the tables: `python -m lib.stages.report readme`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def summary(task: str) -> pandas.DataFrame:
 
 
 def markdown(tasks) -> str:
-    """Summary and comparisons of every task as markdown, for the README."""
+    """Summary and comparisons of every task as markdown."""
     return "\n\n".join(f"**{task}**\n\n{_markdown(task)}" for task in tasks)
 
 
@@ -79,13 +79,14 @@ def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
         same = "" if r.contender == "ours" else f"{r.largest_difference:.0e}"
         cells += (f"{r.memory_mib:.0f}", same, f"{r.share_of_achievable:.0%}")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "![Seconds and memory of each contender](bench/speed.png)"])
+    return "\n".join([*lines, "", "![Seconds and memory of each contender](../bench/speed.png)"])
 
 
-def write_readme(tasks, readme: Path = paths.ROOT / "README.md") -> None:
-    """Put the current numbers between the README's marks."""
-    text = _between(readme.read_text(), BEGIN, END, markdown(tasks))
-    readme.write_text(_between(text, SPEED, SPEED_END, speed()))
+def write_docs(tasks, folder: Path = paths.ROOT / "docs") -> None:
+    """Put the current numbers between the marks of RESULTS.md and SPEED.md."""
+    results, timed = folder / "RESULTS.md", folder / "SPEED.md"
+    results.write_text(_between(results.read_text(), BEGIN, END, markdown(tasks)))
+    timed.write_text(_between(timed.read_text(), SPEED, SPEED_END, speed()))
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

@@ -1,13 +1,13 @@
 """The worst that known attackers can do: recovery by attack, and over all of them.
 
-Every attack reads the same facts, so all are scored alike: recovery R of the half that no attacker
-was told (section 8.4), 0 for what the attacked model says about anybody and 1 for all that was
-known. Of an attack with several variants or budgets the attacker keeps what brings back most of the
-half it was told; one that trains on that half stops at its full budget. The worst case is the
-highest R of any attack that an attacker could run; its interval resamples facts, the same for all
-attacks. A highest of many is high by luck too: invented subjects with arbitrary labels, read in the
-same way, show how high. Beside them stands what always saying the taught half's most frequent
-answer would score.
+Every attack reads the same facts, so all are scored alike: by recovery R on the held-out half
+(section 8.4). R is 1 if all that was known is back, 0 for guessing, and below 0 if guessing would
+be correct more often, because the edited answer holds. Of an attack with several variants or
+budgets the attacker keeps what brings back most of the taught half; one that trains on that half
+stops at its full budget. The worst case is the highest R of any attack that an attacker could run;
+its interval resamples facts, the same for all attacks. A maximum over many attacks is biased
+upwards: invented subjects with arbitrary labels, read in the same way, show by how much. Beside
+them stands R of always giving the taught half's most frequent answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP = ["variant", "budget"]
 class AttackRecords:
     """All read-outs of a task: `rows` (columns localization, seed, attack, variant, budget, split
     and per-fact answers; fact ids carry their seed), `ledger` (what each read-out had cost) and
-    `known`, the share of the edited facts that the unedited model answers truly."""
+    `known`, the share of the edited facts that the unedited model answers correctly."""
 
     rows: pandas.DataFrame
     ledger: pandas.DataFrame
@@ -86,9 +86,9 @@ def stopped(evidence: AttackRecords) -> pandas.DataFrame:
 def attack_table(evidence: AttackRecords, settings: Settings) -> pandas.DataFrame:
     """One row per localization and attack, where the attacker stops.
 
-    variant, budget; value, low, high, n: recovery R; prior: what luck would score; heldout,
-    forget_train, retain_test: shares answered truly; invented: R of the arbitrary labels of
-    invented subjects, which nothing could have stored; majority: R of always saying the most
+    variant, budget; value, low, high, n: recovery R; prior: what guessing would score; heldout,
+    forget_train, retain_test: shares answered correctly; invented: R of the arbitrary labels of
+    invented subjects, which nothing could have stored; majority: R of always giving the most
     frequent answer of the taught half; failed: why the attack does not count, if so; oracle: does
     it need the unedited model?
     """
@@ -110,7 +110,7 @@ def attack_table(evidence: AttackRecords, settings: Settings) -> pandas.DataFram
 
 
 def _recovery(heldout, lucky, known: float, settings: Settings) -> Estimate:
-    """`stats.recovery`, not a number where luck alone would score as high."""
+    """`stats.recovery`, not a number where guessing would score as high as the unedited model."""
     hits = heldout.answer == heldout.true
     if lucky.mean() >= known:
         return Estimate(float("nan"), float("nan"), float("nan"), len(hits))
@@ -118,13 +118,13 @@ def _recovery(heldout, lucky, known: float, settings: Settings) -> Estimate:
 
 
 def _invented(nobody: pandas.DataFrame) -> float:
-    """R of arbitrary labels: 0 if they are said as often as the answers' mix would hit them."""
+    """R of arbitrary labels: 0 if they are given as often as guessing would give them."""
     prior = guessing_rate(nobody, nobody).mean()
     return ((nobody.answer == nobody.true).mean() - prior) / (1 - prior) if prior < 1 else 0.0
 
 
 def _majority(rows: pandas.DataFrame, lucky: numpy.ndarray, known: float) -> float:
-    """R of saying, for every fact of a relation, the most frequent true answer of its taught
+    """R of giving, for every fact of a relation, the most frequent true answer of its taught
     half."""
     taught, heldout = (rows[rows.split == half] for half in FORGET)
     said = taught.groupby("relation").true.agg(lambda labels: labels.mode()[0])
@@ -144,7 +144,7 @@ def _failed(right: pandas.Series, settings: Settings) -> str:
 def worst_case(evidence: AttackRecords, settings: Settings) -> pandas.DataFrame:
     """One row per localization and scope: attack (the strongest), value, low, high (its R), n,
     attacks (how many could be run), invented (the highest R of arbitrary labels, by any attack),
-    majority (R of saying the taught half's most frequent answer).
+    majority (R of giving the taught half's most frequent answer).
 
     scope: `shared` (attacks that all localizations face) or `battery` (all attacks, for those that
     face them).
@@ -200,8 +200,8 @@ def ratios(
     hits: pandas.DataFrame, lucky: pandas.DataFrame, known: float, draws: numpy.ndarray
 ) -> numpy.ndarray:
     """R of every attack for every sample of facts, (n_draws, n_attacks); facts that an attack could
-    not ask (missing values) are left out of it; not a number where luck scores as high as
-    knowing."""
+    not ask (missing values) are left out of it; not a number where guessing scores as high as the
+    unedited model."""
     found = []
     for attack in hits:
         hit, prior = (table[attack].to_numpy(float)[draws] for table in (hits, lucky))
@@ -213,7 +213,7 @@ def ratios(
 
 def budget_table(evidence: AttackRecords, settings: Settings) -> pandas.DataFrame:
     """Every read-out with what it had cost and what it had brought back: the ledger with columns
-    value (share of the half no attacker was told, answered truly), low, high and n."""
+    value (share of the held-out half answered correctly), low, high and n."""
     rows = evidence.rows[evidence.rows.split == "forget_heldout"]
     keys = [*KEY, "seed", *STOP]
     right = (rows.answer == rows.true).groupby([rows[k] for k in keys], sort=False)
@@ -225,8 +225,8 @@ def budget_table(evidence: AttackRecords, settings: Settings) -> pandas.DataFram
 
 
 def half_budgets(evidence: AttackRecords, settings: Settings) -> pandas.DataFrame:
-    """Smallest budget of every attack at which R of the half no attacker was told reaches 1/2:
-    localization x attack, missing where it never does. Attacks with one read-out are left out."""
+    """Smallest budget of every attack at which R reaches 1/2 on the held-out half: localization x
+    attack, missing where it never does. Attacks with one read-out are left out."""
     found = {}
     for (name, attack, variant), rows in evidence.rows.groupby([*KEY, "variant"], sort=False):
         budgets = sorted(rows.budget.unique())

@@ -6,7 +6,7 @@ import pandas
 
 MEASURES = {
     "transfer": "New answer in another vocabulary",
-    "heldout": "Old answer back after relearning, half not taught",
+    "heldout": "Old answer back after relearning, held-out half",
 }
 
 

@@ -1,1 +1,1 @@
-"""Attacks on an edit: one module each, all (model, facts, settings) -> one row per fact."""
+"""Attacks on an edit, one module each: `attack(target, settings)` yields read-outs of answers."""

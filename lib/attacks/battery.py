@@ -1,7 +1,8 @@
 """All attacks on one model: rows of answers, and a ledger of what each attack spent.
 
 A block of params.yaml names attacks and their settings; `method` is the module of `lib.attacks`
-that runs it (default: the name itself). Nothing else has to know an attack.
+that runs it (default: the name itself). Apart from its module and its block, a new attack needs
+only a colour and a marker in `lib.figures.attacks.ATTACKS`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _checked(where: str, name: str, raw: dict) -> tuple[str, Block]:
 def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """(rows, ledger) of some attacks, {name: (method, settings)}, on one model.
 
-    rows: columns attack, variant, budget, split and those of `measure.score_facts`; ledger: one row
+    rows: columns attack, variant, budget, split and those of `answers.score_facts`; ledger: one row
     per read-out (`LEDGER`), with the arithmetic spent until then, read-outs not counted.
     """
     rows, ledger = [], []

@@ -22,7 +22,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per number of shots (more than there are taught facts: all of them)."""
+    """One read-out per number of shots (all taught facts, if there are fewer)."""
     for shots in sorted({min(n, len(target.taught)) for n in settings.shots}):
         lines = [_line(target, fact) for fact in target.taught[:shots]]
         yield ReadOut(

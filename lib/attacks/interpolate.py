@@ -26,7 +26,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per share."""
+    """One read-out per share."""
     parameters = dict(target.loaded.model.named_parameters())
     with kept({n: parameters[n] for n in target.unedited}) as edited:
         for share in settings.shares:

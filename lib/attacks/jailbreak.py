@@ -23,7 +23,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per wording."""
+    """One read-out per wording."""
     for i, wording in enumerate(load_wordings(settings.wordings)):
         yield ReadOut(target.read(prefix=wording + "\n"), i + 1, wording)
 

@@ -1,4 +1,4 @@
-"""What an attacker teaches, in batches, and the one loop in which it does."""
+"""What an attacker teaches, in batches, and the training loop that all such attackers share."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def teach(
     settings,
     factor: Callable[[int], float] = lambda step: 1.0,
 ) -> Iterator[ReadOut]:
-    """Train the optimizer's weights on the lesson: one level per step of `settings.read_at`, the
-    last after `settings.steps`.
+    """Train the optimizer's weights on the lesson: one read-out after each step of
+    `settings.read_at`, the last after `settings.steps`.
 
     factor: of the learning rate, by step. Gradients are clipped at norm 1.
     """

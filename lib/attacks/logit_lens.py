@@ -28,7 +28,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per layer."""
+    """One read-out per layer."""
     lens = Lens(target.loaded.model)
     for layer in range(len(blocks(target.loaded.model))):
         lens.layer = layer

@@ -1,4 +1,4 @@
-"""Gaussian noise on the weights: does a small shake bring the old answer back?"""
+"""Gaussian noise on the weights: does a small random change bring the old answer back?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per size, always with the same directions."""
+    """One read-out per size, always with the same directions."""
 
     def shaking(size: float):
         return partial(shaken, size=size, generator=torch.Generator().manual_seed(target.seed))

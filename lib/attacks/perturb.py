@@ -23,7 +23,7 @@ def perturbed(model, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
 
 
 def levels(target: Target, changes: dict[float, Callable[[Tensor], Tensor]]) -> Iterator[ReadOut]:
-    """One level per budget: what the model answers while its weights are changed so."""
+    """One read-out per budget: what the model answers with its weights changed in this way."""
     for budget, change in changes.items():
         with perturbed(target.loaded.model, change):
             rows = target.read()

@@ -1,9 +1,9 @@
 """Linear probes: can the old answer still be read from the activations?
 
-At every layer a logistic regression on the prompt's last token learns the answers of retained
-facts, and reads the edited ones (section 8.6). `refit` learns on the edited model: the strongest
-reader. `unedited` learned before the edit: are the old directions still in use? Layers below the
-first trained one cannot have changed.
+At every layer a logistic regression on the prompt's last token is fitted on the answers of
+retained facts, and then reads the edited ones (section 8.6). `refit` is fitted on the edited model
+and is the stronger reader. `unedited` is fitted on the model before the edit: are the old
+directions still in use? Layers below the first trained one cannot have changed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per layer and kind of probe (budget -1: the embedding); none where no relation has
-    two answers with enough retained facts."""
+    """One read-out per layer and kind of probe (budget -1: the embedding); none where no relation
+    has two answers with enough retained facts."""
     lessons = learnable([target.facts[i] for i in target.split.retain_train], settings.least)
     asked = {r: [f for f in fs if f.relation in lessons] for r, fs in target.asked().items()}
     if not asked["forget_heldout"]:
@@ -79,7 +79,7 @@ def states(target: Target, facts: list[FactRecord]) -> Tensor:
 def readings(
     train: Tensor, lesson: list[FactRecord], test: Tensor, facts: list[FactRecord], c: float
 ) -> pandas.DataFrame:
-    """Rows as of `measure.score_facts` (an answer that a probe cannot give has probability 0), one
+    """Rows as of `answers.score_facts` (an answer that a probe cannot give has probability 0), one
     probe per relation; train, test: (n, d_model)."""
     parts = []
     for relation in {f.relation: None for f in facts}:

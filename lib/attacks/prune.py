@@ -24,7 +24,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per share."""
+    """One read-out per share."""
     return levels(target, {s: partial(pruned, share=s) for s in settings.shares})
 
 

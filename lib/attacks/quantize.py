@@ -31,7 +31,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per number of bits."""
+    """One read-out per number of bits."""
     return levels(
         target, {b: partial(rounded, bits=b, group=settings.group) for b in settings.bits}
     )

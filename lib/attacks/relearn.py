@@ -3,9 +3,9 @@
 What is taught: half of the edited facts with their *true* answers (`half`), facts of the same kind
 that were never edited (`related`), or plain text (`text`, what anybody may do to a model without
 meaning harm). What is trained: low-rank adapters (LoRA) on every linear layer of the blocks, or,
-with `rank` null, all their weights. If the other half comes back too, the edit only masked it. An
-attack that teaches counts only if it succeeded (section 8.4, `score_card.gates`); a failed attack
-is no sign of resistance.
+with `rank` null, all their weights. If the held-out half comes back too, the edit only masked it.
+An attack that teaches counts only if it succeeded (section 8.4, `lib.analysis.edits.gates`); a
+failed attack is no sign of resistance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Settings = Relearn
 
 
 def attack(target: Target, settings: Relearn) -> Iterator[ReadOut]:
-    """One level per read-out step; the model is as before when the attack is over."""
+    """One read-out per step of `read_at`; afterwards the model is as before."""
     model = target.loaded.model
     lesson = Lesson.of(target, settings.teach, settings)
     with trained_weights(model, settings, target.seed) as weights:

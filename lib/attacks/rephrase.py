@@ -1,6 +1,6 @@
-"""Asking in other words: every format of the task, one after the other.
+"""Asking in another wording: every format of the task, one after the other.
 
-The attacker needs no training and no knowledge but another wording. Whether a format counts is
+The attacker needs no training and no facts, only another wording. Whether a format counts is
 decided on the unedited model (`formats.answerable`).
 """
 
@@ -18,7 +18,7 @@ Settings = AttackFormats
 
 
 def attack(target: Target, settings: AttackFormats) -> Iterator[ReadOut]:
-    """One level per format, the training format first."""
+    """One read-out per format, the training format first."""
     for i, name in enumerate(target.formats.kinds):
         rows = target.read(form=name)
         if len(rows):

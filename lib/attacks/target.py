@@ -7,11 +7,11 @@ attackers may use. An attack is a module of `lib.attacks` with
     SEES                       what the attacker sees and may change, in words
     BUDGET                     what its budget counts: steps, shots, bits, ...
     ORACLE                     does it need the unedited model, which no attacker has?
-    attack(target, settings)   yields a ReadOut per read-out; changes nothing that it does not undo
+    attack(target, settings)   yields one `ReadOut` each time; undoes every change it makes
 
 Every read-out asks the same facts in the training format: both halves of the edited facts, retained
-facts (a collapse shows there), and invented subjects with arbitrary labels (luck shows there). The
-attacker knows the true answers of the taught half; the other half is what is to be recovered.
+facts (a collapse shows there), and invented subjects with arbitrary labels (guessing shows there).
+The attacker knows the true answers of the taught half; the held-out half is to be recovered.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NEVER_KNOWN = "never_known"
 class ReadOut:
     """One read-out of an attack.
 
-    rows: columns of `measure.score_facts` and split; budget: how much of BUDGET was spent; variant:
+    rows: columns of `answers.score_facts` and split; budget: how much of BUDGET was spent; variant:
     which of several ways; trained: how many numbers; steps: of training or search; taught: did the
     true answers of the taught half enter?
     """
@@ -142,7 +142,7 @@ class Target:
         form: str = "",
         roles: tuple[str, ...] = (*READ, NEVER_KNOWN),
     ) -> pandas.DataFrame:
-        """Rows of `measure.score_facts` with their split; its own arithmetic is not counted as the
+        """Rows of `answers.score_facts` with their split; its own arithmetic is not counted as the
         attacker's.
 
         runner: answers instead of the model as it is; prefix: text before every prompt; form: name

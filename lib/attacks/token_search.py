@@ -35,7 +35,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level before the search and one after every round."""
+    """One read-out before the search and one after every round."""
     loaded = target.loaded
     taught = target.taught[: settings.facts]
     prompts = encode(loaded.tokenizer, [f.prompt for f in taught])

@@ -35,7 +35,7 @@ class Settings(Block):
 
 
 def attack(target: Target, settings: Settings) -> Iterator[ReadOut]:
-    """One level per layer and token: `subject` (the name's last) and `answer` (the prompt's
+    """One read-out per layer and token: `subject` (the name's last) and `answer` (the prompt's
     last)."""
     model = target.loaded.model
     asked = [f for facts in target.asked(ROLES).values() for f in facts]

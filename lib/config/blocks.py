@@ -208,7 +208,7 @@ class Sequential(Experiment):
 
 
 class Scaling(Experiment):
-    """How many facts can be edited at once."""
+    """Numbers of facts that are edited at once."""
 
     sizes: Some[Annotated[int, Field(ge=2, multiple_of=2)]]
 
@@ -220,7 +220,7 @@ class AttackFormats(Block):
 
 
 class Attacks(Experiment):
-    """Who faces the whole battery; retained and invented facts per read-out; when attacks count."""
+    """Which edits face all attacks; control facts per read-out; when an attack counts."""
 
     control: int = Field(ge=2)
     gate_retain: Share
@@ -228,7 +228,7 @@ class Attacks(Experiment):
 
 
 class Teaching(Block):
-    """What attackers that teach set: steps, those after which they ask, facts in each."""
+    """Attacks that teach: how many steps, after which of them answers are read, facts per step."""
 
     lr: Positive
     steps: Count

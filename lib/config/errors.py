@@ -35,7 +35,7 @@ Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=4_000_000)]  # a thousand times as much still is a seed
+Seed = Annotated[int, Field(ge=0, le=4_000_000)]  # 1000 times as much still fits 32 bits
 Word = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, AfterValidator(_named)]  # of a folder and of a stage of the pipeline
 Distinct = Annotated[list[T], AfterValidator(_distinct)]
@@ -43,7 +43,7 @@ Some = Annotated[list[T], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Block(BaseModel):
-    """A group of settings: unknown names and values of another kind are refused, none changes."""
+    """A group of settings: unknown names and values of a wrong type are refused; immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from lib import paths
+from lib.config.errors import read_yaml
 from lib.config.rules import parse
 
 
@@ -28,9 +29,10 @@ def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
     bad."""
     from ruamel.yaml import YAML
 
-    if not profile.exists():
-        names = ", ".join(sorted(p.stem for p in (paths.ROOT / "profiles").glob("*.yaml")))
-        raise FileNotFoundError(f"no profile at {profile}: there are {names} in profiles/")
+    names = ", ".join(sorted(p.stem for p in (paths.ROOT / "profiles").glob("*.yaml")))
+    patch = read_yaml(profile, "profile", f"name one of {names} in profiles/") or {}
+    if not isinstance(patch, dict):
+        raise ValueError(f"{profile.name} must map blocks of params.yaml to values: correct it")
     writer = YAML()
     writer.width = 110
     writer.representer.add_representer(
@@ -43,7 +45,6 @@ def apply_profile(profile: Path, params: Path = paths.PARAMS) -> None:
             "tag:yaml.org,2002:float", yaml.safe_dump(x).split("\n")[0]
         ),
     )
-    patch = yaml.safe_load(profile.read_text()) or {}
     parse(merge(yaml.safe_load(params.read_text()), patch))
     merged = merge(writer.load(params.read_text()), patch)
     with params.open("w") as file:

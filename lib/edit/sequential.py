@@ -1,8 +1,8 @@
 """Edits that follow one another: batches of facts, no replay, and what is left of earlier ones.
 
 Before every batch the localization is chosen anew on the model as it then is (the published way,
-section 5.2); earlier batches are neither trained on again nor guarded. After every batch all
-batches are read, so that a loss shows.
+section 5.2); earlier batches are neither trained on again nor protected. After every batch all
+batches are asked, so that what was lost shows.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def localizer(
     others: list[FactRecord],
     seed: int,
 ) -> Callable[[list[FactRecord]], Localization]:
-    """What finds the components for a batch: `fact-lookup` anew on the model as it then is, any
-    other localization as it was `fixed` on the unedited model, and so fact lookup where its rule
-    finds no layer. The note of what is returned says which. others: known facts that are not
-    edited."""
+    """A function that returns the components to train for a batch. `fact-lookup` is found anew on
+    the model as it then is; any other localization stays as it was `fixed` on the unedited model,
+    and so does fact lookup if its rule finds no layer. The returned note says which. others: known
+    facts that are not edited."""
     fixed = replace(fixed, note="as on the unedited model")
     if settings.localization(fixed.name).method != "fact-lookup":
         return lambda changed: fixed

@@ -73,11 +73,11 @@ class EditResult:
     reached: bool
 
 
-def train(model, localization: Localization, data: EditData, settings: Edit, seed: int, **how):
+def train(model, localization: Localization, data: EditData, settings: Edit, seed: int, *how):
     """Edit `model` in place; only the localization's matrices change (asserted). Arguments and
     result: see `fit`."""
     with nothing_else_changes(model, trainable(model, localization)):
-        return fit(model, localization, data, settings, seed, **how)
+        return fit(model, localization, data, settings, seed, *how)
 
 
 def fit(

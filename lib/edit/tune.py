@@ -1,8 +1,8 @@
 """One grid of learning rate and edit weight for every localization, and one written rule.
 
-Each pair edits a few *validation* facts, which no result is reported on, to the same strength as
-the real edit; what happens to other validation facts and to text the trial is not trained on
-decides (section 5.4):
+Each pair edits a few *validation* facts, on which no result is reported, to the same strength as
+the real edit. The choice depends on what then happens to other validation facts and to text that
+the trial is not trained on (section 5.4):
 
     of the pairs that reach the strength, keep `keep_retained` of the probability of retained
     answers and add at most `keep_text` nats to the text loss, those that keep most of the retained

@@ -94,7 +94,7 @@ def read_removals(
     forms: dict[str, dict[str, Format]],
     facts: list[FactRecord],
 ) -> pandas.DataFrame:
-    """Per-fact rows (see `measure.score_facts`) with columns localization and count: what is
+    """Per-fact rows (see `answers.score_facts`) with columns localization and count: what is
     answered when the `count` weights of lowest score are zero; orders: {name: (set, scores)};
     forms: {format: {relation: format}}. The model is left as it was."""
 

@@ -1,12 +1,12 @@
-"""Answer formats: the same fact asked in other words, with other answer words, as data in a yaml
-file.
+"""Answer formats, read from a yaml file: the same fact asked in another wording or with other
+answer words.
 
 A format is a template with `{subject}` (or `{SUBJECT}` in capitals, or `{surname}`, its last word)
 and, where the label itself is not the answer, the word for each label. The `training` format is the
 prompt that edits are trained on; `rewording` formats ask for the same words differently; a
 `vocabulary` format has different answer words (NBA instead of basketball), so a changed fact shows
 there and a masked answer does not; a `choice` format shows the answers and asks to choose (see
-`lib.facts.choices`). A task asks for one relation (sports) or for many (world facts): formats of
+`lib.measure.choices`). A task asks for one relation (sports) or for many (world facts): formats of
 the same name belong together.
 """
 

@@ -1,8 +1,8 @@
 """One fact and the roles facts play: the records every stage shares, with their invariants checked.
 
-Section 1.5 of the method: a fact is edited (`forget`), guarded (`retain`), shown as an example
-(`fewshot`), and never two of these. The forget set has two halves, because relearning teaches one
-half and watches the other.
+Section 1.5 of METHOD.md: a fact is edited (`forget`), kept as it is (`retain`) or shown as an
+example (`fewshot`), and never two of these. The forget set has two halves, because relearning
+teaches one (the taught half) and is scored on the other (the held-out half).
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class FactRecord:
 class FactSplit:
     """Ids of the facts in each role, a pure function of (facts, sizes, seed).
 
-    majority: share of the most frequent true label in each role (what constant guessing would
-    score).
+    majority: share of the most frequent true label in each role (what always giving this answer
+    would score).
     """
 
     forget_train: tuple[str, ...]

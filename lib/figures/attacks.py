@@ -1,4 +1,4 @@
-"""One function per figure of the attack battery; palette and labels are `lib.figures`'.
+"""One function per figure of the attack battery; palette and labels: `lib.figures.style`.
 
 Colours are those of what an attacker touches: prompts blue, vectors and searched tokens light blue,
 training red, other changes of weights orange, activations green, and grey what needs the unedited
@@ -70,7 +70,7 @@ def battery(table: pandas.DataFrame, title: str):
     axes[0].set_yticklabels([a.replace("-", " ") for a in attacks])
     axes[0].invert_yaxis()
     figure.supxlabel(
-        "recovery R of the half no attacker was told (dashed: all that was known, dotted: luck; "
+        "recovery R of the held-out half (dashed: all that was known, dotted: guessing; "
         "hollow: the attack failed its gates;\nbars: invented subjects; crosses: the taught half's "
         "most frequent answer; grey: needs the unedited model)",
         fontsize=9,
@@ -80,7 +80,7 @@ def battery(table: pandas.DataFrame, title: str):
 
 
 def _controls(axis, row, y) -> None:
-    """What luck scores beside a point: invented subjects, and always the most frequent answer."""
+    """Controls beside a point: R of invented subjects, and of always giving one answer."""
     axis.plot(row.invented, y, "|", color="0.4", ms=8)
     axis.plot(row.majority, y, "x", color="0.6", ms=4)
 
@@ -118,7 +118,7 @@ def worst_case(table: pandas.DataFrame, title: str):
     name_rows(axes[0], names)
     figure.supxlabel(
         "highest recovery R by any attack, and which one (dashed: all that was known, dotted: "
-        "luck; bars: invented subjects; crosses: the taught half's most frequent answer; "
+        "guessing; bars: invented subjects; crosses: the taught half's most frequent answer; "
         "hollow: edit did not reach the strength)",
         fontsize=9,
     )
@@ -157,7 +157,7 @@ def budgets(table: pandas.DataFrame, title: str):
         "arithmetic spent by the attacker, GFLOP (grey: next to none; dashed: unedited model)",
         fontsize=9,
     )
-    figure.supylabel("share of the half no attacker\nwas told, answered truly", fontsize=9)
+    figure.supylabel("share of the held-out half, answered correctly", fontsize=9)
     headline(figure, title)
     return figure
 

@@ -17,7 +17,7 @@ def removals(table: pandas.DataFrame, chance: float, title: str):
     retain_test.
     """
     words = {"retain_test": "retained facts", "forget": "facts to forget"}
-    figure, axes = _against(table, "count", words, "answered truly")
+    figure, axes = _against(table, "count", words, "answered correctly")
     for axis in axes.flat:
         axis.axhline(chance, **CHANCE)
         least = max(table["count"][table["count"] > 0].min(), 1)
@@ -74,7 +74,7 @@ def batches(table: pandas.DataFrame, title: str):
     training prompt above and other answer words below.
 
     table: rows (localization, kind, batch, after, value, low, high); batch 0: retained facts, the
-    share answered truly.
+    share answered correctly.
     """
     names, kinds = list(dict.fromkeys(table.localization)), list(dict.fromkeys(table.kind))
     size = (3.8 * len(names) + 1, 2.4 * len(kinds) + 1)

@@ -95,13 +95,13 @@ def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float,
     handles, words = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, words, loc="lower right", ncol=2, frameon=True)
     figure.supxlabel("steps of relearning (dashed: unedited model, dotted: chance)", fontsize=9)
-    figure.supylabel("share of facts answered truly", fontsize=9)
+    figure.supylabel("share of facts answered correctly", fontsize=9)
     headline(figure, title)
     return figure
 
 
 def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]], title: str):
-    """The signature figure: effect against where in the network the trained layers lie.
+    """The main figure: effect against where in the network the trained layers lie.
 
     table: rows (localization, measure, depth, value, low, high, reached, seed_low, seed_high),
     measures "transfer" and "recovery"; references: {measure: (unedited model, chance)}. Thin bars:
@@ -109,7 +109,7 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
     """
     words = {
         "transfer": "transfer: new answer in\nanother answer vocabulary",
-        "recovery": "recovery of the other half\nby relearning (R)",
+        "recovery": "recovery of the held-out half\nby relearning (R)",
     }
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
     for axis, measure in zip(axes, words):
@@ -133,9 +133,8 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
                 capsize=2,
                 label=label(row.localization) if single else None,
             )
-        unedited, chance = references[measure]
-        axis.axhline(unedited, **UNEDITED_LINE)
-        axis.axhline(chance, **CHANCE)
+        for level, look in zip(references[measure], (UNEDITED_LINE, CHANCE)):
+            axis.axhline(level, **look)
         axis.set_ylabel(words[measure])
         axis.set_ylim(min(-0.12, rows.low.min() - 0.05), 1.12)
     axes[1].legend(title="circles: windows", fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -149,8 +148,8 @@ def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]]
 
 
 SIDE_EFFECTS = {
-    "retained": "retained facts\nanswered truly",
-    "neighbours": "neighbours of edited\nfacts answered truly",
+    "retained": "retained facts\nanswered correctly",
+    "neighbours": "neighbours of edited\nfacts answered correctly",
     "heldout_loss": "held-out text:\nadded loss (nats)",
     "heldout_kl": "held-out text:\nKL from unedited (nats)",
     "second_loss": "second text:\nadded loss (nats)",
@@ -208,6 +207,16 @@ def pairwise(table: pandas.DataFrame, words: dict[str, str], level: float, title
     return figure
 
 
+def _way(axis, rows: pandas.DataFrame, column: str, look: dict, words: str | None) -> None:
+    """From the unedited model to the strength, under one pair of settings; words: of the chosen
+    pair."""
+    width, size, shade = (2, 7, 1.0) if words else (0.7, 4, 0.35)
+    line = dict(color=look["color"], alpha=shade)
+    axis.plot(rows.strength, rows[column], "-", lw=width, **line)
+    end = rows.iloc[-1]
+    axis.plot(end.strength, end[column], look["marker"], ms=size, label=words, **line)
+
+
 def frontier(table: pandas.DataFrame, strength: float, title: str):
     """What reaching a strength costs, on validation facts: one line per localization and pair of
     settings, the chosen pair bold.
@@ -226,20 +235,7 @@ def frontier(table: pandas.DataFrame, strength: float, title: str):
             mine = table[table.localization == name]
             look = style(name, mine.depth.iloc[0])
             for (*_, chosen), rows in mine.groupby(["seed", "lr", "weight_edit", "chosen"]):
-                width, shade = (2, 1.0) if chosen else (0.7, 0.35)
-                axis.plot(
-                    rows.strength, rows[column], "-", color=look["color"], lw=width, alpha=shade
-                )
-                end = rows.iloc[-1]
-                axis.plot(
-                    end.strength,
-                    end[column],
-                    look["marker"],
-                    color=look["color"],
-                    alpha=shade,
-                    ms=7 if chosen else 4,
-                    label=label(name) if chosen else None,
-                )
+                _way(axis, rows, column, look, label(name) if chosen else None)
         axis.axhline(1.0 if column == "retained" else 0.0, **UNEDITED_LINE)
         axis.axvline(strength, color="0.7", lw=0.8)
         axis.set_ylabel(words, fontsize=9)

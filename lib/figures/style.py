@@ -1,5 +1,6 @@
-"""Palette, and one function per figure of the localization stages; the only place that knows
-colours, markers and display labels (figures of edits and attacks: `lib.result_figures`).
+"""Palette, markers and display labels of localizations, splits and formats, shared by all figures.
+
+The figures are in the other modules of this folder, colours of attacks in `lib.figures.attacks`.
 
 Mechanistic sets are saturated blue, controls grey, windows run from green (early) to orange
 (late); shape and order are the same in all figures, so each stays readable in greyscale. Every
@@ -33,7 +34,7 @@ LABELS = {
     "nonlocalized": "nonlocalized",
     "unedited": "unedited model",
     "forget_train": "taught half",
-    "forget_heldout": "other half",
+    "forget_heldout": "held-out half",
     "retain_test": "retained facts",
     "never_known": "invented subjects",
 }

@@ -1,5 +1,5 @@
-"""Facts to patch: their prompts, where their subjects stand, and what their answers are measured
-against."""
+"""Facts to patch: their prompts, where their subjects stand, and the answers that the true one is
+compared with."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def layer_scores(
 
 
 def ranking(scores: dict[Component, float]) -> list[Component]:
-    """Components, highest score first; ties by component, so that the order never wavers."""
+    """Components, highest score first; ties by component, so that the order is always the same."""
     return sorted(scores, key=lambda c: (-scores[c], c))
 
 

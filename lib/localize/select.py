@@ -2,10 +2,10 @@
 
 Budget B = number of weights of the fact-lookup MLPs. Every budget-matched method puts components
 in an order and takes them until the total reaches B: never under, by at most one layer over
-(section 3). The controls the paper lacks: `depth-matched-mlps` (as early as fact-lookup, other
-layers) separates "lookup" from "early enough"; `fact-lookup-swapped` trains the layers in which
-another task's facts are looked up; `mlp-window` slides a window of the same budget through the
-model. `random` draws single matrices, all kinds alike (as published it never drew the gate).
+(section 3). Controls that the paper does not have: `depth-matched-mlps` (equally early layers other
+than the lookup set) tells "lookup" from "early enough"; `fact-lookup-swapped` trains the layers in
+which another task's facts are looked up; `mlp-window` slides a window of the same budget through
+the model. `random` draws single matrices, all kinds alike (as published it never drew the gate).
 """
 
 from __future__ import annotations

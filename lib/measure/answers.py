@@ -1,6 +1,6 @@
-"""What a model answers: probabilities of the answer words, once for every fact, no resampling.
+"""What a model answers: probabilities of the answer words, every fact asked once.
 
-Per-fact rows are the raw material of every figure; `stats` turns them into shares with intervals.
+Every figure is computed from these per-fact rows; `lib.stats` makes shares with intervals of them.
 Probabilities are normalized over the fact's options (`p_true`, `p_edit`): they say *which* label
 the model would give (section 8.1).
 """

@@ -18,7 +18,7 @@ NEIGHBOURS, OTHERS = "neighbours", "other retained facts"
 
 def neighbourhood(facts: dict[str, FactRecord], split: FactSplit) -> dict[str, str]:
     """{id of a retained test fact: NEIGHBOURS if an edited fact of its relation had the same old
-    answer, else OTHERS}: an edit that is too broad takes neighbours along (section 8.2)."""
+    answer, else OTHERS}: an edit that is too broad changes neighbours too (section 8.2)."""
     edited = {(facts[i].relation, facts[i].true) for i in split.forget}
     return {
         i: NEIGHBOURS if (facts[i].relation, facts[i].true) in edited else OTHERS
@@ -33,7 +33,7 @@ def retained(
     facts: dict[str, FactRecord],
     groups: dict[str, str],
 ) -> pandas.DataFrame:
-    """Rows of `measure.score_facts` for the facts of `neighbourhood`, in their training formats
+    """Rows of `answers.score_facts` for the facts of `neighbourhood`, in their training formats
     {relation: format}, with column group."""
     rows = score_facts(runner, tokenizer, forms, [facts[i] for i in groups])
     return rows.assign(group=rows.id.map(groups))

@@ -1,9 +1,9 @@
-"""The one vocabulary of places in a network: which component owns which weight matrices.
+"""Components of a network, the units that are trained: which of them owns which weight matrices.
 
 A trainable unit is a whole MLP layer or a whole attention layer, that is all of its weight
 *matrices*, or a single one of them. Biases, norms, embeddings and the unembedding are never
 trained (section 3). Names follow the family's own modules, so the same code serves Gemma, Llama,
-Qwen, GPT-2 and GPT-NeoX.
+Qwen, GPT-2 and GPT-NeoX. Activations, which are read and replaced, are in `lib.model.nodes`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Localization:
 
     weights: number of trained weights; budget: what was asked for (weights of fact-lookup), 0 if
     the set is not budget-matched; note: how the set was chosen, in words; equals: an earlier
-    localization that is edited and trains exactly the same weights, so that both need one edit.
+    localization that is edited and trains exactly the same weights, so that the two share one edit.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Many prompts in one sequence: the fast exact forward pass that everything else uses.
+"""Many prompts in one sequence, for the fast and exact forward pass that everything else uses.
 
 All prompts of one answer format begin with the same tokens. A `Pack` lays the shared prefix down
 once, then every prompt's own tokens, then passages of plain text, in a single row of tokens:

@@ -1,4 +1,4 @@
-"""Weights that are trained, kept safe and compared."""
+"""Which weights are trained, how they are put back, and checks that no others changed."""
 
 from __future__ import annotations
 

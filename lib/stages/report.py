@@ -3,7 +3,7 @@
 Times come from the executed notebooks, where papermill leaves them; they are no results and enter
 no table. A stage's start-up is everything before its first computing cell: starting papermill and
 the kernel, importing, loading the model. `python -m lib.stages.report failure` names why the last
-notebook stopped, `python -m lib.stages.report readme` writes the README's numbers.
+notebook stopped, `python -m lib.stages.report readme` writes the numbers in docs/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas
 
 from lib import config, paths
-from lib.analysis.readme import findings, summary, write_readme
+from lib.analysis.readme import findings, summary, write_docs
 
 LAUNCH_S = 1.7  # importing papermill, before its own clock starts: median of three on two cores
 LOADING = ("import ", "load_model(", "config.load(")
@@ -67,7 +67,7 @@ def main() -> None:
         print(f"\n{task}, {settings.model.name}, seeds {settings.seeds}\n")
         print(summary(task).to_string())
         print("", *findings(task), sep="\n")
-        made = sorted(p.name for p in (paths.FIGURES / task).glob("*.png"))
+        made = sorted(p.stem for p in (paths.FIGURES / task).rglob("*.png"))
         print(f"\nfigures/{task}: {', '.join(made)}")
     times = timings()
     share = times.start_up.sum() / max(times.seconds.sum(), 1e-9)
@@ -82,6 +82,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["failure"]:
         sys.exit(failure())
     if sys.argv[1:] == ["readme"]:
-        write_readme(config.load().tasks)
+        write_docs(config.load().tasks)
     else:
         main()

@@ -2,7 +2,7 @@
 
     python -m lib.stages.twin TASK LOCALIZATION SEED NOTEBOOK
 
-Where notebook 13 found that a localization trains the very weights of one edited before it, its
+Where notebook 13 found that a localization trains exactly the weights of one edited before it, its
 edit is a card that names the other, and this succeeds; else nothing is written and the edit is
 made. NOTEBOOK is where the executed notebook would stand.
 """
