@@ -16,10 +16,10 @@ repro: env  ## build every table and figure (under an hour on two cores), then p
 test: env  ## all tests, a small pipeline through papermill included (some minutes)
 	@python -m pytest
 
-test-fast: env  ## unit and contract tests alone (under three minutes)
+test-fast: env  ## unit and contract tests alone (some minutes)
 	@python -m pytest -m "not pipeline and not model"
 
-class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks (a quarter of an hour)
+class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks
 	@python -m lib.stages.copy $(CLASS) profiles/class.yaml
 	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) python -m lib.stages.repro start draw_localization side_effects
 	@echo "ready: open it with 'make class-lab'"
