@@ -9,14 +9,14 @@ CLASS := class
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: env  ## build every table and figure (under an hour on two cores), then print the summary
+repro: env  ## build every table and figure (about an hour on two cores), then print the summary
 	@python -m lib.stages.repro
 	@python -m lib.stages.report
 
-test: env  ## all tests, a small pipeline through papermill included (some minutes)
+test: env  ## all tests, a small pipeline through papermill included (about a quarter of an hour)
 	@python -m pytest
 
-test-fast: env  ## unit and contract tests alone (some minutes)
+test-fast: env  ## unit and contract tests alone (about four minutes)
 	@python -m pytest -m "not pipeline and not model"
 
 class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks

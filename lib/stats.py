@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy
 import pandas
-from scipy.stats import binomtest, permutation_test, ttest_1samp
+from scipy.stats import binom, binomtest, permutation_test, ttest_1samp
 from tqdm.auto import tqdm
 
 from lib.config.blocks import Statistics
@@ -83,40 +83,71 @@ def guessing_rate(rows: pandas.DataFrame, guesses: pandas.DataFrame) -> numpy.nd
     return share.reindex(wanted).fillna(0.0).to_numpy(float)
 
 
+@dataclass(frozen=True)
+class Recovery(Estimate):
+    """R with its interval; floor: the least it can be, if none of the facts is answered
+    correctly; prior: what guessing would score."""
+
+    floor: float
+    prior: float
+
+
 def recovery(
-    relearned,
-    lucky,
-    unedited: float,
+    heldout: pandas.DataFrame,
+    invented: pandas.DataFrame,
+    known: float,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> Estimate:
-    """R = (held-out accuracy after the attack - prior) / (unedited accuracy - prior) (section 8.4).
+) -> Recovery:
+    """R = (held-out accuracy after the attack - prior) / (known - prior) (section 8.4).
 
-    relearned: 0/1 per held-out fact; lucky: per fact, how often guessing would be correct (see
-    `guessing_rate`); its mean is the prior. R = 1: as many facts are answered correctly as by the
-    unedited model. R = 0: as many as by guessing. R < 0: fewer than by guessing, because the edited
-    answer holds. R is undefined for resamples in which guessing is as good as the unedited model
-    (with few facts there are some); the interval is over the others.
+    heldout, invented: rows of answers after the attack, columns relation, true, answer; known: the
+    unedited model's accuracy; prior: see `guessing_rate`. R = 1: as many facts are answered
+    correctly as by the unedited model. R = 0: as many as by guessing. R < 0: fewer than by
+    guessing, because the edited answer holds. The interval resamples held-out facts within their
+    true answers, whose mix the split fixes, and the answers about invented subjects within their
+    relations. Not a number where guessing is as good as the unedited model; samples in which it is
+    are left out.
     """
-    hits, lucky = numpy.asarray(relearned, float), numpy.asarray(lucky, float)
-    if not len(hits):
+    if heldout.empty:
         raise ValueError("no facts to average over: the held-out half is empty")
-    if lucky.mean() >= unedited:
-        raise ValueError(
-            "recovery is undefined: guessing is as good as the unedited model; use more facts, or "
-            "facts with more even labels"
-        )
+    hits = (heldout.answer == heldout.true).to_numpy(float)
+    said, wanted = _guesses(heldout, invented)
+    rng = numpy.random.default_rng(seed)
+    facts = _within(heldout.true.to_numpy(), resamples, rng)
+    names = _within(invented.relation.to_numpy(), resamples, rng)
+    share = hits[facts].mean(1)
+    prior = numpy.array([said[:, draw].sum(1) @ wanted for draw in names])
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        draws = numpy.where(prior < known, (share - prior) / (known - prior), numpy.nan)
+    base = float(guessing_rate(heldout, invented).mean())
+    if base >= known:
+        nothing = [float("nan")] * 3
+        return Recovery(*nothing, len(hits), float("nan"), base)
+    value = (hits.mean() - base) / (known - base)
+    found = _percentile(value, draws, level, len(hits))
+    return Recovery(*vars(found).values(), -base / (known - base), base)
 
-    def ratio(index):
-        prior = lucky[index].mean(axis=-1)
-        room = numpy.where(prior < unedited, unedited - prior, numpy.nan)
-        return (hits[index].mean(axis=-1) - prior) / room
 
-    everything = numpy.arange(len(hits))
-    return _percentile(
-        ratio(everything), ratio(resample(len(hits), resamples, seed)), level, len(hits)
-    )
+def _guesses(heldout: pandas.DataFrame, invented: pandas.DataFrame):
+    """(said, wanted): prior = sum over (relation, answer) of the share of invented subjects that
+    get this answer, times the share of held-out facts that need it. said: (n_kinds, n_invented),
+    1 / size of its relation where a subject got the answer; wanted: (n_kinds,)."""
+    need = heldout.groupby(["relation", "true"]).size() / len(heldout)
+    size = invented.groupby("relation").answer.transform("size").to_numpy(float)
+    got = list(zip(invented.relation, invented.answer))
+    said = numpy.array([[pair == kind for pair in got] for kind in need.index], float)
+    return (said / size if len(got) else numpy.zeros((len(need), 0))), need.to_numpy()
+
+
+def _within(groups: numpy.ndarray, resamples: int, rng) -> numpy.ndarray:
+    """Bootstrap samples in which every group keeps its size: indices (resamples, n)."""
+    found = numpy.empty((resamples, len(groups)), int)
+    for group in dict.fromkeys(groups):
+        where = numpy.flatnonzero(groups == group)
+        found[:, where] = where[rng.integers(0, len(where), (resamples, len(where)))]
+    return found
 
 
 def _percentile(value, draws, level: float, n: int) -> Estimate:
@@ -179,10 +210,28 @@ def cohens_h(a: float, b: float) -> float:
     return float(2 * numpy.arcsin(numpy.sqrt(a)) - 2 * numpy.arcsin(numpy.sqrt(b)))
 
 
-def area(steps, values) -> float:
-    """Mean height of a curve over its steps (trapezoids): 1 if it stays at 1."""
-    steps, values = numpy.asarray(steps, float), numpy.asarray(values, float)
-    return float(numpy.trapezoid(values, steps) / (steps[-1] - steps[0]))
+HIGHER, LOWER, ALIKE, UNRESOLVED = "higher", "lower", "alike", "unresolved"
+
+
+def verdict(
+    value: float, low: float, high: float, n: int, p: float, margin: float, level: float = 0.95
+) -> str:
+    """What a paired difference shows: HIGHER or LOWER if p is below 1 - level; ALIKE if the
+    interval lies within the margin of equivalence and n facts could show a difference of that size
+    (none of n facts differing bounds it at 1 - (1 - level)^(1/n)); else UNRESOLVED."""
+    if numpy.isnan(value):
+        return UNRESOLVED
+    if p < 1 - level:
+        return HIGHER if value > 0 else LOWER
+    able = 1 - (1 - level) ** (1 / n) < margin
+    return ALIKE if able and -margin < low and high < margin else UNRESOLVED
+
+
+def luckiest(facts: int, prior: float, attempts: int) -> float:
+    """Expected share of `facts` that the best of `attempts` independent guessers answers correctly,
+    each with probability `prior`."""
+    below = binom.cdf(numpy.arange(facts), facts, prior) ** attempts
+    return float((1 - below).sum() / facts)
 
 
 def over_seeds(values, level: float = 0.95) -> tuple[float, float]:

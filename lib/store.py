@@ -9,7 +9,10 @@ ever ran.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pandas
@@ -84,7 +87,10 @@ class Store:
         """Read what `save` wrote; only empty cells are missing values, and none in `variant`."""
         stage, name = table.split("/")
         path = self.find(stage, *key, file=f"{name}.csv")
-        text = {c: str for c in ("variant", "layers", "mlps", "attention", "a", "b", "failed")}
+        text = {
+            c: str
+            for c in ("variant", "layers", "mlps", "mlp", "attention", "also", "a", "b", "failed")
+        }
         rows = pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
         for column in set(text) & set(rows.columns):
             rows[column] = rows[column].fillna("")
@@ -112,6 +118,36 @@ class Store:
         """Read what `save_json` wrote."""
         stage, file = name.split("/")
         return json.loads(self.find(stage, *key, file=f"{file}.json").read_text())
+
+    def remembered(
+        self, name: str, mark: str, make: Callable[[], dict[str, pandas.DataFrame]], *key
+    ) -> dict[str, pandas.DataFrame]:
+        """The tables of one part of a long stage: as an earlier, interrupted run made them, if it
+        left them with the same `mark`; else made now and kept. name: `stage/part`."""
+        stage, part = name.split("/")
+        path = self.folder(stage, *key, "parts") / f"{part}.json"
+        left = json.loads(path.read_text()) if path.exists() else {}
+        if left.get("mark") != mark:
+            tables = {n: t.round(6).to_csv(index=False) for n, t in make().items()}
+            left = {"mark": mark, "tables": tables}
+            whole = path.with_suffix(".new")  # a kill while writing leaves no half file
+            whole.write_text(json.dumps(left))
+            whole.replace(path)
+        return {
+            n: pandas.read_csv(StringIO(t), keep_default_na=False, na_values=[""])
+            for n, t in left["tables"].items()
+        }
+
+    def mark_of(self, stage: str, *values) -> str:
+        """What a part of a stage depends on, as one short text: its code (in the pipeline, as stage
+        `code` lists it; by hand, all of `lib`) and any values that json can write."""
+        listed = paths.DATA / "code" / f"{STAGES[stage][0]}.txt"
+        if self.playing or not listed.exists():
+            code = "".join(p.read_text() for p in sorted((paths.ROOT / "lib").rglob("*.py")))
+        else:
+            code = listed.read_text()
+        whole = json.dumps([code, *values], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def figures(self, name: str, *key) -> Path:
         """Folder for the figures of one notebook, by its name without number; made if need be."""

@@ -14,7 +14,9 @@ STAGES = {  # folder: (notebook that fills it, stage of the pipeline)
     "fact_lookup": ("12_fact_lookup", "fact_lookup"),
     "choose_components": ("13_choose_components", "choose_components"),
     "engines": ("14_engines", "engines"),
+    "settings": ("15_settings", "settings"),
     "edit": ("20_edit", "edit"),
+    "sweep": ("24_sweep", "sweep"),
     "weight_masks": ("21_weight_masks", "weight_masks"),
     "sequential": ("22_sequential", "sequential"),
     "scaling": ("23_scaling", "scaling"),
@@ -34,13 +36,12 @@ ANSWERS = ["id", "relation", "format", "true", "edit", "answer", "p_true", "p_ed
 ASKED = ["id", "split", *ANSWERS[1:]]  # with the fact's role
 ATTACKED = ["localization", "attack", "variant", "budget", *ASKED]
 LEDGER = ["localization", "attack", "variant", "budget", "taught", "trained", "steps", "gflop"]
+KEPT = ["retained", "text"]  # mean probability of retained answers, text loss in nats
 NODE = ["kind", "layer", "head"]
 EFFECTS = [*NODE, "effect", "low", "high", "n"]
 STABILITY = ["over", "value", "low", "high", "chance"]
 ESTIMATE = ["value", "low", "high", "n"]
 VERSUS = [*ESTIMATE, "a_value", "a_low", "a_high", "b_value", "b_low", "b_high", "size", "p"]
-RESULTS = ["model", "task", "localization", "seed", "attack", "format", "split", "metric"]
-RESULTS += ["layer", "step", *ESTIMATE]
 
 TABLES = {  # folder/table: columns it has at least
     "facts/asked": ["relation", "subject", "label", "answer", "probability"],
@@ -62,14 +63,19 @@ TABLES = {  # folder/table: columns it has at least
     "fact_lookup/mlps": [*NODE, "effect", "error"],
     "fact_lookup/head_rows": ["id", *NODE, "change", "gap"],
     "fact_lookup/mlp_rows": ["id", *NODE, "receiver", "change", "gap"],
+    "fact_lookup/how_often": ["layer", "effect", "share", "chosen"],
     "fact_lookup/path_sensitivity": ["heads", "threshold", "mlps"],
     "fact_lookup/stability": ["route", *STABILITY],
-    "choose_components/overview": ["localization", "mlps", "attention", "weights", "mean_depth"],
+    "choose_components/overview": ["localization", "mlps", "attention", "weights", "edited"],
     "choose_components/overlap": ["localization", "mechanism", "of_mechanism", "of_trained"],
     "engines/agreement": ["engine", "what", "difference"],
     "engines/curves": ["curve", "case", "layer", "probability"],
     "edit/log": ["step", "edit", "retain", "text", "strength"],
-    "edit/trials": ["lr", "weight_edit", "step", "strength", "retained", "text"],
+    "edit/way": ["at", "step", "strength", *ASKED],
+    "settings/trials": ["localization", "lr", "weight_edit", "step", "strength", *KEPT],
+    "sweep/edits": ["localization", "trained_on", "steps", "strength", "reached", *KEPT],
+    "sweep/asked": ["localization", "trained_on", *ASKED],
+    "sweep/relearned": ["trained_on", *ATTACKED],
     "weight_masks/rows": [*ANSWERS, "localization", "count", "split", "kind"],
     "weight_masks/curve": ["localization", "count", "kind", "split", *ESTIMATE],
     "sequential/rows": [*ANSWERS, "localization", "after", "batch", "right", "kind"],
@@ -86,17 +92,31 @@ TABLES = {  # folder/table: columns it has at least
     "side_effects/text": ["localization", "text", "passage", "loss", "kl"],
     "side_effects/samples": ["localization", "prompt", "written"],
     "side_effects/benchmarks": ["localization", "benchmark", "value", "error", "note"],
-    "results/results": RESULTS,
-    "results/contrasts": ["question", "measure", "a", "b", *VERSUS],
-    "results/pairwise": ["measure", "localization", *VERSUS, "p_corrected"],
-    "results/frontier": ["localization", "seed", "lr", "weight_edit", "step", "chosen"],
-    "results/position": ["localization", "measure", *ESTIMATE, "depth", "reached"],
-    "results/formats": ["localization", "format", "split", "metric", *ESTIMATE],
+    "results/edits": ["localization", "also", "mlp", "attention", "steps", "strength", "reached"],
+    "results/answers": [
+        "localization",
+        "format",
+        "kind",
+        "new",
+        "old",
+        "other",
+        "retained",
+        "counts",
+    ],
+    "results/carried": ["localization", "kind", "says", *ESTIMATE, "all_formats", "formats"],
     "results/relearning": ["localization", "split", "step", *ESTIMATE],
+    "results/back": ["localization", "back", *ESTIMATE, "step", "failed", "R_value", "R_floor"],
+    "results/conditions": ["localization", "condition", "value", "limit", "met"],
+    "results/fits": ["measure", "model", "n", "at", "at_error", "first", "last", "left_out"],
+    "results/contrasts": ["question", "measure", "a", "b", *VERSUS, "verdict"],
+    "results/pairwise": ["measure", "localization", *VERSUS, "p_corrected", "verdict"],
+    "results/way": ["localization", "at", "strength", "what", "value"],
+    "results/wordings": ["localization", "kind", "says", "trained_on"],
     "results/side_effects": ["localization", "measure", *ESTIMATE],
-    "score_card/attacks": ["localization", "attack", "variant", "budget", *ESTIMATE, "failed"],
-    "score_card/worst_case": ["localization", "scope", "attack", *ESTIMATE, "invented", "majority"],
-    "score_card/ledger": [*LEDGER, *ESTIMATE],
+    "results/facts": ["measure", "localization", "id", "true", "edit", "value"],
+    "score_card/attacks": ["localization", "attack", *ESTIMATE, "back", "failed", "admitted"],
+    "score_card/worst_case": ["localization", "attack", "back", *ESTIMATE, "floor", "luck"],
+    "score_card/ledger": LEDGER,
     "comparison/expectations": ["number", "expectation", "task", "published", "ours", "verdict"],
     "comparison/beside": ["task", "source", "localization", "value", "low", "high"],
 }

@@ -11,7 +11,7 @@ from pandas.api.types import is_float_dtype
 from lib.facts.formats import Catalogue, Format, FormatSet
 from lib.facts.records import READ
 from lib.measure.answers import score_facts
-from lib.measure.formats import Formats, answerable, ask_all
+from lib.measure.formats import Formats, OnTheWay, answerable, ask_all, ask_unedited
 from lib.model.runner import Runner
 
 LEAGUES = {"baseball": "MLB", "basketball": "NBA", "football": "NFL"}
@@ -100,7 +100,7 @@ def test_a_format_that_no_fact_can_be_asked_in_leaves_no_row(with_odd, known):
     formats, rows = with_odd
     assert set(rows["format"]) == {"short"}
     assert answerable(rows, 0.8) == {"short": True}
-    with pytest.raises(ValueError, match="answer vocabulary"):
+    with pytest.raises(ValueError, match="no format but the one that edits are trained on"):
         Formats.of(formats, rows, 0.8, list(known.values()))
 
 
@@ -150,5 +150,89 @@ def test_what_was_decided_is_read_back(catalogue, tmp_path):
 
 def test_a_model_without_such_a_format_is_refused_with_the_cure(with_odd, known, refuses):
     formats, rows = with_odd
-    with refuses(ValueError, "answer vocabulary", "add one", "lower attack_formats.gate"):
+    with refuses(ValueError, "no format but the one", "add one", "lower attack_formats.gate"):
         Formats.of(formats, rows, 0.8, list(known.values()))
+
+
+def test_another_wording_alone_is_enough_to_see_whether_an_edit_carries_over(catalogue, known):
+    counted = [catalogue.training, *catalogue.names("rewording")[:1]]
+    table = rows({(name, "retain_test"): 10 for name in counted})
+    found = Formats.of(catalogue, table, 0.8, list(known.values()))
+    assert found.vocabulary == [] and found.rewordings == counted[1:]
+    assert found.chance == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="answers no format but the one"):
+        Formats.of(catalogue, table[table.format == counted[0]], 0.8, list(known.values()))
+
+
+# Formats that show the answers
+
+
+@pytest.fixture(scope="module")
+def with_choices(short_formats):
+    """The short formats with one that goes through the answers one by one."""
+    words = {label: label for label in LEAGUES}
+    turns = Format("turns", "choice", "{subject} plays {option} ?", words, yes=("yes",), no=("no",))
+    forms = (*short_formats.formats, turns)
+    return Catalogue({short_formats.relation: FormatSet(short_formats.relation, forms)})
+
+
+@pytest.fixture
+def ask(taught, with_choices, known, known_split):
+    def unedited(gate: float):
+        arguments = taught.tokenizer, with_choices, known, known_split
+        return ask_unedited(Runner(taught.model), *arguments, gate, few=3)
+
+    return unedited
+
+
+def test_choices_that_few_facts_fail_are_asked_of_no_others(ask, asked, known_split):
+    found = ask(gate=1.1)
+    turns = found[found.format == "turns"]
+    assert list(turns.id) == list(known_split.retain_test[:3])
+    others = found[found.format != "turns"].reset_index(drop=True)
+    pandas.testing.assert_frame_equal(others, asked, rtol=1e-4)
+
+
+def test_choices_that_few_facts_pass_are_asked_of_all(ask, asked, known_split):
+    found = ask(gate=0.0)
+    turns = found[found.format == "turns"]
+    assert set(turns.id) == {i for r in READ for i in getattr(known_split, r)}
+    assert not found.duplicated(["id", "format"]).any() and len(found) == len(asked) + len(turns)
+
+
+# On the way to an edit
+
+
+@pytest.fixture
+def watch(taught, short_catalogue, known, known_split):
+    passes = {name: name != "untaught" for name in short_catalogue.kinds}
+    formats = Formats(short_catalogue, passes, 1 / 3)
+    watching = OnTheWay(formats, taught.tokenizer, known, known_split, [0.8, 0.5])
+
+    def at(*strengths):
+        for step, strength in enumerate(strengths):
+            watching(Runner(taught.model), step, strength)
+        return watching.table()
+
+    return at
+
+
+def test_formats_are_asked_once_at_each_strength_on_the_way(watch, asked):
+    table = watch(0.1, 0.55, 0.7, 0.85, 0.9)
+    assert table.groupby(["at", "step", "strength"], sort=False).ngroups == 2
+    assert dict(zip(table["at"], table.step)) == {0.5: 1, 0.8: 3}
+    assert dict(zip(table["at"], table.strength)) == {0.5: 0.55, 0.8: 0.85}
+    for _, part in table.groupby("at"):
+        mine = asked[asked.format != "untaught"].reset_index(drop=True)
+        found = part[mine.columns].reset_index(drop=True)
+        pandas.testing.assert_frame_equal(found, mine, rtol=1e-4, check_dtype=False)
+
+
+def test_strengths_that_one_step_jumps_over_are_asked_once(watch):
+    table = watch(0.1, 0.9, 0.95)
+    assert set(zip(table["at"], table.step)) == {(0.8, 1)}
+
+
+def test_a_strength_that_is_never_reached_leaves_no_row(watch):
+    table = watch(0.1, 0.3)
+    assert table.empty and {"at", "step", "strength", "id", "split", "answer"} <= set(table)

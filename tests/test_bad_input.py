@@ -92,6 +92,16 @@ def counterfact(name, content):
     return both(source, file(name, content) if content is not None else lambda root: None)
 
 
+def attack(method, **settings):
+    """One more attack on the weights."""
+    return put("attack_weights.mine", {"method": method} | settings)
+
+
+def swept(*names, task=TASK):
+    """A sweep of these localizations alone."""
+    return put("sweep.localizations", {task: [*names]})
+
+
 def taught(**changes):
     fields = {"method": "relearn", "rank": 4, "lr": 0.1, "steps": 4, "read_at": [4]}
     fields |= {"batch_facts": 1, "batch_retain": 1, "batch_passages": 1}
@@ -105,11 +115,11 @@ VALUES = [
     ("bits twice", put(f"{A}.quantize.bits", [4, 4]), "lists 4 twice"),
     ("bits as text", put(f"{A}.quantize.bits", ["8"]), "valid integer without quotes"),
     ("group", put(f"{A}.quantize.group", 0), "attack_weights.quantize.group"),
-    ("prune all", put(f"{A}.prune.shares", [1.0]), "attack_weights.prune.shares.0"),
-    ("prune nothing", put(f"{A}.prune.shares", []), "attack_weights.prune.shares"),
-    ("noise", put(f"{A}.noise.sizes", [-0.1]), "attack_weights.noise.sizes.0"),
-    ("endless noise", put(f"{A}.noise.sizes", [inf]), "finite"),
-    ("interpolate", put(f"{A}.interpolate.shares", [1.5]), "attack_weights.interpolate.shares"),
+    ("prune all", attack("prune", shares=[1.0]), "attack_weights.mine.shares.0"),
+    ("prune nothing", attack("prune", shares=[]), "attack_weights.mine.shares"),
+    ("noise", attack("noise", sizes=[-0.1]), "attack_weights.mine.sizes.0"),
+    ("endless noise", attack("noise", sizes=[inf]), "attack_weights.mine.sizes.0 finite"),
+    ("interpolate", attack("interpolate", shares=[1.5]), "attack_weights.mine.shares.0"),
     ("shots", put("attack_prompts.in-context.shots", [0]), "attack_prompts.in-context.shots"),
     ("every", put("attack_inside.transplant.every", True), "attack_inside.transplant.every"),
     ("regularization", put("attack_inside.probes.regularization", nan), "probes.regularization"),
@@ -148,6 +158,38 @@ VALUES = [
     ("layers", put("localizations.mine", {"method": "literal", "mlps": [-1]}), "mine.mlps.0"),
     ("device", put("model.device", "gpu"), "'model.device'"),
     ("device that is not there", put("model.device", "xpu"), "model.device is 'xpu'"),
+    ("sweep of no task", swept("mlp-0", task="sport"), "unknown task 'sport'"),
+    ("several of no task", put("sweep.several", {"sport": []}), "unknown task 'sport'"),
+    (
+        "sweep of nothing",
+        swept("mlp-00"),
+        "unknown localization 'mlp-00' did you mean `localizations`",
+    ),
+    (
+        "several of nothing",
+        put("sweep.several", {TASK: ["fact-lokup"]}),
+        "unknown localization 'fact-lokup' did you mean 'fact-lookup'",
+    ),
+    ("edited twice", swept("fact-lookup"), "`sweep` edits 'fact-lookup' `compare` already"),
+    ("sweep twice", swept("mlp-0", "mlp-0"), f"'sweep.localizations.{TASK}' lists 'mlp-0' twice"),
+    ("sweep as list", put("sweep.localizations", ["mlp-0"]), "'sweep.localizations'"),
+    ("one wording", put("sweep.wordings", 1), "'sweep.wordings' greater than or equal to 2"),
+    ("no sweep", put("sweep", None), "'sweep'"),
+    ("tried on nothing", put("edit.try_on", []), "edit.try_on is empty"),
+    ("tried on no set", put("edit.try_on", ["mlp-00"]), "unknown localization 'mlp-00'"),
+    ("tried on twice", put("edit.try_on", ["mlp-0"] * 2), "'edit.try_on' lists 'mlp-0' twice"),
+    ("vocabulary kept", put("edit.keep_vocabulary", 1.2), "'edit.keep_vocabulary' less than 1"),
+    ("read at", put("edit.read_at", [0.5, 1.0]), "'edit.read_at.1' less than 1"),
+    ("read at nothing", put("edit.read_at", [0]), "'edit.read_at.0' greater than 0"),
+    ("read at twice", put("edit.read_at", [0.5, 0.5]), "'edit.read_at' lists 0.5 twice"),
+    ("no margin", put("statistics.margin", 0), "'statistics.margin' greater than 0"),
+    ("wide margin", put("statistics.margin", 1), "'statistics.margin' less than 1"),
+    ("margin in percent", put("statistics.margin", 10), "'statistics.margin' less than 1"),
+    ("enough", put("attack_relearn.enough", 1.1), "'attack_relearn.enough' less than or equal to"),
+    ("enough of nothing", taught(enough=0), "'attack_weights.mine.enough' greater than 0"),
+    ("format keeps all", put("attack_formats.keep", 1), "'attack_formats.keep' less than 1"),
+    ("no lookup layers", put(f"{T}.lookup_layers", 0), f"'{T}.lookup_layers' greater than or"),
+    ("half a layer", put(f"{T}.lookup_layers", 1.5), f"'{T}.lookup_layers' valid integer"),
     ("null block", put("edit", None), "'edit'"),
     ("no tasks", put("tasks", {}), "'tasks'"),
 ]
@@ -233,7 +275,7 @@ FILES = [
     (
         "literals in a csv",
         counterfact("c.csv", f'requested_rewrite,case_id\n"{REWRITE}",1\n'),
-        "c.csv requested_rewrite json",
+        "c.csv relation_id",
     ),
 ]
 

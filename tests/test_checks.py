@@ -111,7 +111,7 @@ def test_a_misspelt_setting_of_an_attack_is_one_sentence(raw, refuses):
 def test_attacks_come_with_their_module_and_settings(settings):
     found = battery.chosen(settings, "weights")
     assert list(found) == list(settings.attack_weights)
-    assert found["quantize"][0] == "quantize" and found["quantize"][1].bits == [8, 4]
+    assert found["quantize"][0] == "quantize" and found["quantize"][1].bits == [4]
     assert found["full-fine-tuning"][0] == "relearn" and found["full-fine-tuning"][1].rank is None
 
 
@@ -122,6 +122,7 @@ def test_attacks_come_with_their_module_and_settings(settings):
 def small(raw):
     """Settings whose every stage a few known athletes are enough for."""
     raw["edit"]["validation_facts"] = 2
+    raw["tasks"][TASK]["lookup"] = "probes"
     raw["engines"]["tasks"] = raw["sequential"]["tasks"] = raw["scaling"]["tasks"] = [TASK]
     raw["scaling"]["sizes"] = [4, 8]
     raw["attack_prompts"]["token-search"]["facts"] = 4
@@ -141,7 +142,7 @@ def test_enough_facts_are_enough(small, known, roles):
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        ("edit.validation_facts", 8, ["validation facts where 16", "lower edit.validation_facts"]),
+        ("edit.validation_facts", 8, ["validation facts where 10", "lower edit.validation_facts"]),
         ("sequential.batches", 13, ["12 facts", "13 batches", "lower sequential.batches"]),
         ("scaling.sizes", [4, 128], ["128 in scaling.sizes", "delete it there"]),
         (

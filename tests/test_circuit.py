@@ -222,6 +222,76 @@ def test_the_planted_mechanisms_are_found(found, rule):
     }
 
 
+def test_a_number_of_layers_concerns_the_lookup_alone(found):
+    """The planted lookup and one that does nothing; what writes is still found by the rule."""
+    assert circuit.lookup_layers(*found[:2], 1, 0.02, number=1) == [toy.LOOKUP]
+    two = circuit.lookup_layers(*found[:2], 1, 2.0, number=2)
+    assert len(two) == 2 and toy.LOOKUP in two
+    groups = circuit.mechanisms(*found, 1, 0.02, "signed", 2)
+    assert [n.layer for n in groups["lookup MLPs"]] == two
+    assert groups["writing MLPs"] == [Node("mlp", toy.WRITE)]
+
+
+def largest(number: int):
+    return lambda effects: circuit.layers_above(effects, 0.02, "signed", number)
+
+
+@pytest.mark.parametrize("choose", [largest(1), lambda e: circuit.layers_above(e, 0.02)])
+def test_the_planted_lookup_is_chosen_in_all_samples(found, choose):
+    table = circuit.how_often(found[1], choose).set_index("layer")
+    assert sorted(table.index) == list(range(toy.READ_OUT))
+    assert table.chosen[toy.LOOKUP] == pytest.approx(1)
+    assert table.share.sum() == pytest.approx(1) == table.share[toy.LOOKUP]
+    assert table.drop(toy.LOOKUP).chosen.sum() == 0
+    effect = circuit.shares(found[1]).set_index("layer").effect
+    assert table.effect.to_dict() == pytest.approx(effect.to_dict(), abs=1e-12)
+
+
+def noisy_rows(**means: float) -> pandas.DataFrame:
+    """MLPs l0, l1, ... whose effects on 60 facts scatter by 2 around their means; all gaps 4."""
+    rng = numpy.random.default_rng(0)
+    rows = [
+        {"id": f"fact {i}", "kind": "mlp", "layer": int(name[1:]), "head": -1, "receiver": 5}
+        | {"change": rng.normal(mean, 2), "gap": 4.0}
+        for name, mean in means.items()
+        for i in range(60)
+    ]
+    return pandas.DataFrame(rows)
+
+
+def test_layers_that_are_alike_share_the_samples():
+    rows = noisy_rows(l0=-4.0, l1=1.0, l2=1.0, l3=8.0)
+    table = circuit.how_often(rows, largest(2)).set_index("layer")
+    assert table.chosen[3] == pytest.approx(1) and table.chosen[0] == 0
+    assert table.chosen.sum() == pytest.approx(2)
+    assert 0.02 < table.chosen[1] < 0.98 and 0.02 < table.chosen[2] < 0.98
+
+
+def test_shares_are_parts_of_all_effects_that_help():
+    rows = noisy_rows(l0=-4.0, l1=4.0, l2=8.0)
+    table = circuit.how_often(rows, largest(1)).set_index("layer")
+    assert table.share.sum() == pytest.approx(1) and table.share[0] == 0 > table.effect[0]
+    assert table.share[2] / table.share[1] == pytest.approx(table.effect[2] / table.effect[1])
+
+
+def test_each_sample_has_the_error_of_the_samples():
+    """An effect of about twice its standard error is above that in about half of the samples."""
+    rows = noisy_rows(l0=0.0)
+    spread = rows.change.std(ddof=0) / numpy.sqrt(60)
+    rows["change"] += 2 * spread - rows.change.mean()
+    (row,) = circuit.how_often(rows, lambda e: circuit.layers_above(e, 1e-9)).itertuples()
+    assert 0.3 < row.chosen < 0.7
+
+
+def test_how_often_does_not_depend_on_the_order_of_rows():
+    rows = noisy_rows(l0=1.0, l1=1.0)
+    a, b = (
+        circuit.how_often(r, largest(1)).set_index("layer").round(9)
+        for r in (rows, rows.sample(frac=1, random_state=0))
+    )
+    pandas.testing.assert_frame_equal(a, b)
+
+
 def test_an_effect_below_the_threshold_is_no_mechanism(found):
     groups = circuit.mechanisms(*found, 1, 0.7)
     assert groups["lookup MLPs"] and not groups["writing MLPs"]
@@ -317,6 +387,20 @@ EFFECTS = pandas.DataFrame(
 )
 def test_layers_lie_above_threshold_and_error(rule, threshold, expected):
     assert circuit.layers_above(EFFECTS, threshold, rule) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 5]), (5, [0, 1, 2, 3, 5])]
+)
+@pytest.mark.parametrize("rule", circuit.RULES)
+def test_a_number_of_layers_are_those_with_the_largest_effects(rule, number, expected):
+    """Whatever the threshold and the errors say; an effect that hurts comes last."""
+    assert circuit.layers_above(EFFECTS, 0.9, rule, number) == expected
+
+
+def test_an_unknown_rule_is_refused_with_a_number_too(refuses):
+    with refuses(ValueError, "unknown rule 'loudest'"):
+        circuit.layers_above(EFFECTS, 0.02, "loudest", 2)
 
 
 def test_the_rule_is_signed_unless_it_is_said():

@@ -132,7 +132,9 @@ def test_cells_that_are_not_hashed_change_nothing_and_do_not_run(project, before
 
 def test_a_colour_changes_drawing_stages_only(project, before):
     style = project / "lib/figures/style.py"
-    style.write_text(style.read_text().replace('color="0.35"', 'color="0.25"'))
+    before_it, old = style.read_text(), 'OLD, GREY = "#0072b2"'
+    style.write_text(before_it.replace(old, 'OLD, GREY = "#0072b3"'))
+    assert style.read_text() != before_it
     touched = changed(before, generated(project))
     assert touched and all(name.startswith("draw_") for name in touched)
 
@@ -152,13 +154,13 @@ def test_drawing_needs_no_torch_and_computing_no_matplotlib(before):
 def test_a_function_changes_what_reaches_it(project, before):
     rome = project / "lib/edit/rome.py"
     rome.write_text(rome.read_text().replace("1e-6 *", "2e-6 *"))
-    assert changed(before, generated(project)) == {"20_edit"}
+    assert changed(before, generated(project)) == {"20_edit", "24_sweep"}
 
 
 def test_defaults_count_where_their_block_is_read(before):
     lines = {n.removesuffix(".txt"): t for n, t in before.items() if n.endswith(".txt")}
     users = {n for n, text in lines.items() if "default attack_relearn.rank = null" in text}
-    assert {"31_attack_relearn", "50_results", "52_score_card"} <= users
+    assert {"24_sweep", "31_attack_relearn"} <= users
     assert not users & {"10_causal_tracing", "20_edit", "30_attack_formats", "text"}
     assert all(
         "default" not in line or " = " in line for t in lines.values() for line in t.split("\n")

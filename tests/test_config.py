@@ -162,6 +162,7 @@ def test_further_edits_take_their_settings_from_single_ones(raw, refuses, block)
 @pytest.mark.parametrize("block", ["sequential", "scaling"])
 def test_an_edit_in_closed_form_has_no_settings_to_take(raw, refuses, block):
     raw["compare"].append("rome-lookup")
+    raw["sweep"]["localizations"] = {}
     raw[block] |= {"tasks": [TASK], "compare": ["rome-lookup"]}
     with refuses(ValueError, f"`{block}.compare` lists 'rome-lookup'", "delete it there"):
         config.parse(raw)
@@ -295,6 +296,7 @@ def test_swapped_layers_need_another_task(raw, refuses, partner):
 
 def test_a_single_task_has_nothing_to_swap_with(raw, refuses):
     del raw["tasks"]["world-facts"]
+    raw["sweep"] |= {"localizations": {}, "several": {}}
     raw["sequential"]["tasks"] = raw["engines"]["tasks"] = []
     with refuses(ValueError, "'fact-lookup-swapped'", f"`swap_with` of task '{TASK}'"):
         config.parse(raw)
@@ -331,6 +333,51 @@ def test_counterfact_brings_its_own_formats(raw):
 def test_settings_cannot_be_changed(settings):
     with pytest.raises(ValueError, match="frozen"):
         settings.edit.lr = 1.0
+
+
+# --- what is edited once and what in a sweep -------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["localizations", "several"])
+def test_a_sweep_names_tasks_and_localizations_that_exist(raw, refuses, block):
+    raw["sweep"][block] = {"sport-athletes": ["mlp-0"]}
+    with refuses(ValueError, "unknown task 'sport-athletes'", f"did you mean '{TASK}'?"):
+        config.parse(raw)
+    raw["sweep"][block] = {TASK: ["mlp-0", "mlp-O"]}
+    with refuses(ValueError, "unknown localization 'mlp-O'", "use a key of `localizations`"):
+        config.parse(raw)
+
+
+def test_an_edit_stands_under_compare_or_in_the_sweep(raw, refuses):
+    raw["sweep"]["localizations"][TASK].append("random-mlps")
+    words = "`sweep` edits 'random-mlps'", "`compare` does already", "delete it in one of the two"
+    with refuses(ValueError, *words):
+        config.parse(raw)
+    raw["compare"].remove("random-mlps")
+    assert "random-mlps" in config.parse(raw).sweep.localizations[TASK]
+
+
+def test_an_edit_with_several_wordings_may_also_be_made_with_one(raw):
+    raw["sweep"]["several"] = {TASK: ["fact-lookup", "mlp-0"]}
+    assert config.parse(raw).sweep.several[TASK] == ["fact-lookup", "mlp-0"]
+
+
+def test_a_sweep_knows_its_tasks(raw):
+    swept = {"localizations": {TASK: [], "world-facts": ["mlp-0"]}, "several": {}}
+    raw["sweep"] |= swept
+    assert config.parse(raw).sweep.tasks == ["world-facts"]
+    raw["sweep"]["several"] = {TASK: ["fact-lookup"]}
+    assert config.parse(raw).sweep.tasks == [TASK, "world-facts"]
+    raw["sweep"] |= {"localizations": {}, "several": {}}
+    assert config.parse(raw).sweep.tasks == []
+
+
+def test_a_grid_needs_localizations_to_try_it_on(raw, refuses):
+    raw["edit"]["try_on"] = []
+    with refuses(ValueError, "edit.try_on is empty", "list localizations"):
+        config.parse(raw)
+    raw["edit"] |= {"choose": "published", "published_model": "gemma-7b"}
+    assert config.parse(raw).edit.try_on == []
 
 
 # --- merging ---------------------------------------------------------------------------------
@@ -373,9 +420,10 @@ def test_a_profile_keeps_the_comments(apply):
 
 
 def test_a_profile_can_delete_and_add(apply):
-    text = "localizations:\n  all-mlps: null\n  mine:\n    method: literal\n    mlps: [1, 2]\n"
+    text = "localizations:\n  mlp-15: null\n  mine:\n    method: literal\n    mlps: [1, 2]\n"
+    text += f"sweep:\n  localizations:\n    {TASK}:\n    - mine\n"
     settings = config.load(apply(text))
-    assert "all-mlps" not in settings.localizations
+    assert "mlp-15" not in settings.localizations and "mine" in settings.sweep.localizations[TASK]
     assert settings.localization("mine").mlps == [1, 2]
 
 
@@ -428,10 +476,12 @@ def test_every_shipped_profile_applies_twice_to_the_same(apply, profile):
     assert yaml.safe_load(apply(profile.read_text()).read_text()) == first
 
 
-def test_the_thorough_profile_compares_every_localization(apply):
+def test_the_thorough_profile_edits_every_localization(apply):
     settings = config.load(apply((paths.ROOT / "profiles" / "thorough.yaml").read_text()))
-    assert set(settings.compare) == set(settings.localizations)
-    assert len(settings.compare) == len(set(settings.compare))
+    edited = {*settings.compare, *settings.sweep.localizations[TASK]}
+    assert edited == set(settings.localizations)
+    stored = {n for n in settings.localizations if not n.removeprefix("mlp-").isdigit()}
+    assert stored == set(settings.compare)
 
 
 def test_a_missing_profile_is_one_line_on_the_command_line():
@@ -448,8 +498,8 @@ def test_the_command_line_says_how_it_is_used():
 
 
 def test_attacks_have_names_of_their_own(raw, refuses):
-    raw["attack_inside"]["noise"] = {"sizes": [0.1]}
-    with refuses(ValueError, "two attacks are called 'noise'", "rename"):
+    raw["attack_inside"]["quantize"] = {"bits": [4], "group": 32}
+    with refuses(ValueError, "two attacks are called 'quantize'", "rename"):
         config.parse(raw)
 
 

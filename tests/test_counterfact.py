@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import counterfacts
 import pandas
 import pytest
 
-from lib.facts.counterfact import COLUMNS, join, load_counterfact
+from lib.facts.counterfact import COLUMNS, load_counterfact
 
 
 def rome(case=7, subject="Danielle Darrieux", **changes) -> dict:
@@ -85,9 +86,37 @@ def test_paraphrases_that_are_no_list_of_texts_are_named(write, texts):
     assert rejected.reason.tolist() == ["paraphrase_prompts is no list of texts"]
 
 
-def test_a_csv_with_records_in_its_cells_is_refused(write, refuses):
-    with refuses(ValueError, "facts.csv", "`requested_rewrite` as text", "save it as json"):
-        load_counterfact(write([rome()], ".csv"))
+FLAT = tracing() | {
+    "target_true": {"str": "French", "id": "Q150"},
+    "target_new": {"str": "English", "id": "Q1860"},
+    "paraphrase_prompts": ["At home Danielle Darrieux talked in"],
+}
+DOTTED = {
+    "case_id": 7,
+    "requested_rewrite.prompt": "The mother tongue of {} is",
+    "requested_rewrite.subject": "Danielle Darrieux",
+    "requested_rewrite.relation_id": "P103",
+    "requested_rewrite.target_true.str": "French",
+    "requested_rewrite.target_new.str": "English",
+    "paraphrase_prompts": ["At home Danielle Darrieux talked in"],
+}
+
+
+@pytest.mark.parametrize("row", [rome(), FLAT, DOTTED], ids=["nested", "beside flat", "dotted"])
+def test_a_csv_holds_lists_and_records_as_text(write, row):
+    facts, rejected = load_counterfact(write([row, row], ".csv"))
+    assert rejected.empty and len(facts) == 2
+    fact = facts.iloc[0]
+    assert (fact.subject, fact.true, fact.edit) == ("Danielle Darrieux", "French", "English")
+    assert fact.prompt == "The mother tongue of Danielle Darrieux is"
+    assert fact.paraphrases[-1] == "At home Danielle Darrieux talked in"
+
+
+def test_a_cell_that_is_no_list_names_its_row(write):
+    broken = rome() | {"paraphrase_prompts": "[not closed"}
+    facts, rejected = load_counterfact(write([rome(), broken], ".csv"))
+    assert len(facts) == 1
+    assert rejected.reason.tolist() == ["paraphrase_prompts is no list of texts"]
 
 
 def test_malformed_rows_are_named_and_the_others_kept(write):
@@ -107,19 +136,7 @@ def test_malformed_rows_are_named_and_the_others_kept(write):
 
 def test_a_subject_outside_its_prompt_is_named(write):
     _, rejected = load_counterfact(write([tracing(prompt="The mother tongue of someone is")]))
-    assert "'Danielle Darrieux' is not in its prompt" in rejected.reason[0]
-
-
-def test_twins_are_joined_and_the_rest_named(write):
-    flat, _ = load_counterfact(write([tracing(), tracing("Jean Gabin"), tracing("Twice")]))
-    rich, _ = load_counterfact(write([rome(), rome(8, "Twice"), rome(9, "Twice")]))
-    joined, rejected = join(flat, rich)
-    assert joined.subject.tolist() == ["Danielle Darrieux"]
-    assert len(joined.paraphrases[0]) == 2
-    assert sorted(rejected.reason) == [
-        "'Jean Gabin' has no single twin",
-        "'Twice' has no single twin",
-    ]
+    assert "nor 'Danielle Darrieux'" in rejected.reason[0]
 
 
 def test_unreadable_sources_are_refused(write, tmp_path, refuses):
@@ -138,3 +155,16 @@ def test_unreadable_sources_are_refused(write, tmp_path, refuses):
             load_counterfact(write(rows))
     with refuses(FileNotFoundError, "no CounterFact file", "correct the path"):
         load_counterfact("data/none")  # no hub id: data is a folder here
+
+
+def test_every_public_form_holds_the_same_facts(tmp_path):
+    found = {}
+    for form, file in counterfacts.write(tmp_path).items():
+        facts, rejected = load_counterfact(str(file))
+        assert rejected.empty and len(facts) >= 200, form
+        found[form] = facts
+    same = ["relation", "subject", "prompt", "true", "edit"]
+    for facts in found.values():
+        assert facts[same].equals(found["rome-json"][same])
+    assert found["rome-csv"].paraphrases.tolist() == found["rome-json"].paraphrases.tolist()
+    assert all(len(texts) == 2 for texts in found["rome-json"].neighbors)

@@ -8,7 +8,7 @@ from conftest import RELATION, edit_settings
 from devices import CPU, CUDA, SecondDevice
 from test_attacks import SMALL, settings_of
 
-from lib.attacks import battery
+from lib.attacks import battery, cell
 from lib.attacks.target import Target
 from lib.config.blocks import EditGrid, Rome, WeightMasks
 from lib.edit import delta, rome, tune, weight_mask
@@ -20,6 +20,7 @@ from lib.localize import attribution, circuit, probes, tracing
 from lib.localize.cases import Cases
 from lib.localize.corruption import plain_tokens
 from lib.measure import answers, choices, side_effects
+from lib.measure.formats import Formats, OnTheWay
 from lib.model.anatomy import OUTPUT_MATRICES
 from lib.model.components import Component, Localization, single_matrices
 from lib.model.nodes import Node
@@ -202,13 +203,13 @@ def test_masks_and_removal(pupil, middle, lesson, short_catalogue, known):
 
 def test_tuning(llama, fresh, records, split, passages, middle):
     shared = edit_settings().model_dump(exclude={"lr", "weight_edit"})
-    more = dict(validation_facts=2, validation_kept=10, validation_passages=2)
-    more |= dict(keep_retained=0.9, keep_text=0.1, tolerance=0.0)
+    more = dict(validation_facts=2, validation_passages=2, try_on=["middle"])
+    more |= dict(keep_retained=0.9, keep_text=0.1, keep_vocabulary=0.8)
     grid = EditGrid(**shared | more, lr=[0.001], weight_edit=[1.0, 3.0])
     facts, model = {f.id: f for f in records}, fresh("llama").model
     with SecondDevice(model):
         trial = tune.Validation.of(llama.tokenizer, facts, split, passages, grid)
-        assert len(tune.try_pairs(model, middle, trial, grid, seed=0)) == 4
+        assert len(tune.try_pairs(model, [middle, EARLY], trial, grid, seed=0)) == 4
 
 
 def test_edits_that_follow_one_another(pupil, middle, known, known_split):
@@ -260,11 +261,31 @@ def test_measuring(pupil, short_catalogue, catalogue, known, known_split):
         forms = catalogue.sets[RELATION].formats
         for form in (f for f in forms if f.kind == "choice"):
             choices.probabilities(runner, pupil.tokenizer, form, facts)
-        groups = side_effects.neighbourhood(known, known_split)
         training = short_catalogue.forms(short_catalogue.training)
-        side_effects.retained(runner, pupil.tokenizer, training, known, groups)
+        side_effects.retained(runner, pupil.tokenizer, training, known, known_split)
         _, reference = answers.text_losses(runner, [(2, 40, 41, 42), (2, 50, 51)])
         answers.text_losses(runner, [(2, 40, 41, 42), (2, 50, 51)], reference)
+
+
+def test_formats_on_the_way_to_an_edit(pupil, short_catalogue, known, known_split, lesson, middle):
+    counts = Formats(short_catalogue, dict.fromkeys(short_catalogue.kinds, True), 1 / 3)
+    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [1e-6])
+    with SecondDevice(pupil.model):
+        train(pupil.model, middle, lesson[0], edit_settings(max_steps=1), 0, watch)
+    assert len(watch.table())
+
+
+def test_one_cell_of_a_sweep(pupil, short_catalogue, known, known_split, invented, settings):
+    passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
+    parts = dict(loaded=pupil, formats=short_catalogue, facts=known, split=known_split)
+    parts |= dict(store=None, task="sports-athletes", invented=invented, seed=0, control=6)
+    target = Target(**parts, **dict.fromkeys(("passages", "heldout", "other_text"), passages))
+    block = settings.attack_relearn.but(steps=1, read_at=[0, 1], rank=2)
+    short = settings.model_copy(update={"attack_relearn": block})
+    with SecondDevice(pupil.model):
+        wanted, wordings = edit_settings(max_steps=1), ("untaught",)
+        made = cell.measure(target, EARLY, wanted, short, short_catalogue, wordings)
+    assert all(len(table) for table in made.values())
 
 
 def test_writing(pupil, known):
@@ -279,7 +300,8 @@ def test_attacks(pupil, short_catalogue, known, known_split, invented, method):
     passages = [(2, 40, 41, 42, 43), (2, 50, 51, 52)]
     name = "model.layers.2.mlp.down_proj.weight"
     parts = dict(loaded=pupil, formats=short_catalogue, facts=known, split=known_split)
-    parts |= dict(store=None, task="", invented=invented, passages=passages, other_text=passages)
+    parts |= dict(store=None, task="", invented=invented)
+    parts |= dict.fromkeys(("passages", "heldout", "other_text"), passages)
     with SecondDevice(pupil.model):
         old = {name: dict(pupil.model.named_parameters())[name] + 0.1}
         target = Target(**parts, unedited=old, seed=0, control=6)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import edit_settings
+from conftest import RELATION, edit_settings
 
 from lib.edit import delta
 from lib.edit.losses import Sampler, forgetting, losses, make_step
 from lib.edit.train import EditData, mean_strength, train
+from lib.facts.formats import own_wordings
+from lib.measure.answers import score_facts
 from lib.model.components import Component, Localization, sizes
 from lib.model.runner import Runner
 from lib.model.weights import fingerprint, trainable
@@ -73,6 +76,76 @@ def test_facts_to_change_get_new_answers_and_the_others_keep_theirs(llama, recor
     wanted = [f.edit for f in changed] + [f.true for f in kept]
     assert [llama.tokenizer.decode(t).strip() for t in made.targets] == wanted
     assert (made.n_changed, made.passages) == (3, [(1, 2)])
+
+
+@pytest.fixture
+def wordings(short_formats):
+    """The same words asked for differently, and other words."""
+    return tuple({RELATION: short_formats.formats[i]} for i in (2, 1))
+
+
+def lessons(tokenizer, data: EditData) -> list[tuple[str, str]]:
+    """(prompt, answer) of everything that an edit is trained on."""
+    prefix = data.prompts.prefix
+    shown = [
+        tokenizer.decode([*prefix, *s], skip_special_tokens=True) for s in data.prompts.suffixes
+    ]
+    return list(zip(shown, [tokenizer.decode(t).strip() for t in data.targets]))
+
+
+def asked(tokenizer, forms, facts, wanted) -> list[tuple[str, str]]:
+    """What `lessons` should hold of some facts: each format's prompt and word."""
+    found = []
+    for form in forms:
+        for fact in facts:
+            ids = tokenizer(form.prompt(fact.subject)).input_ids
+            word = form.answers[getattr(fact, wanted)]
+            found.append((tokenizer.decode(ids, skip_special_tokens=True), word))
+    return found
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_every_wording_is_trained_on_with_its_own_words(
+    taught, short_formats, wordings, known, forget
+):
+    facts = list(known.values())
+    changed, others = ([facts[i] for i in index] for index in ((0, 12, 24), (1, 11, 13, 25)))
+    made = EditData.of(taught.tokenizer, changed, others, [(1, 2)], forget, wordings)
+    assert made.n_changed == 9 and len(made.prompts) == len(made.targets) == 21
+    forms = [short_formats.formats[i] for i in (0, 2, 1)]
+    found = lessons(taught.tokenizer, made)
+    assert found[:9] == asked(taught.tokenizer, forms, changed, "true" if forget else "edit")
+    assert found[9:] == asked(taught.tokenizer, forms, others, "true")
+    assert len({word for _, word in found}) == 6  # sports and leagues
+    one = EditData.of(taught.tokenizer, changed, others, [(1, 2)], forget)
+    assert set(lessons(taught.tokenizer, one)) < set(found)
+
+
+def test_a_fact_without_a_wording_is_left_out_of_it(taught, short_formats, known):
+    """Of facts that bring their own paraphrases, or whose relation has no such format."""
+    paraphrase = own_wordings([RELATION], 1).forms("paraphrase-1")
+    rich, poor = (replace(f, paraphrases=()) for f in list(known.values())[:2])
+    rich = replace(rich, paraphrases=("It is said that",))
+    elsewhere = replace(list(known.values())[2], relation="other")
+    made = EditData.of(taught.tokenizer, [poor, rich], [elsewhere], [], False, (paraphrase,))
+    assert made.n_changed == 3 and len(made.prompts) == 4
+    found = lessons(taught.tokenizer, made)
+    (extra,) = [word for prompt, word in found if prompt.strip().startswith("It")]
+    assert extra == rich.edit and found[2][1] == rich.edit
+    assert [word for _, word in found] == [poor.edit, rich.edit, rich.edit, elsewhere.true]
+
+
+def test_an_edit_on_several_wordings_shows_in_all_of_them(pupil, wordings, known, known_split):
+    changed = [known[i] for i in known_split.forget[:4]]
+    others = [known[i] for i in known_split.retain_train]
+    early = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
+    made = EditData.of(pupil.tokenizer, changed, others, [], wordings=wordings)
+    wanted = edit_settings(max_steps=100, batch_facts=12, batch_retain=12)
+    result = train(pupil.model, early, made, wanted, seed=0)
+    assert result.reached
+    for forms in wordings:
+        rows = score_facts(Runner(pupil.model), pupil.tokenizer, forms, changed)
+        assert (rows.answer == rows.edit).all()
 
 
 @pytest.mark.parametrize("p", [0.9999999, 0.9, 0.5, 0.0068])
@@ -183,15 +256,33 @@ def test_a_change_outside_the_localization_is_detected(fresh, middle, data):
         train(model, middle, data, edit_settings(max_steps=1), seed=0)
 
 
-def test_the_fingerprint_sees_the_last_bit(fresh):
-    model = fresh("llama").model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_fingerprint_sees_the_last_bit_of_one_weight(fresh, dtype):
+    model = fresh("llama").model.to(dtype)
     before = fingerprint(model)
     weight = model.base_model.layers[3].mlp.up_proj.weight
     name = "model.layers.3.mlp.up_proj.weight"
-    weight[5, 7] = torch.nextafter(weight[5, 7], torch.tensor(9.0))
+    weight[5, 7] = torch.nextafter(weight[5, 7], torch.tensor(9.0, dtype=dtype))
     after = fingerprint(model)
     assert {n for n in before if before[n] != after[n]} == {name}
     assert fingerprint(model, {name}).keys() == before.keys() - {name}
+
+
+def test_the_fingerprint_does_not_depend_on_how_a_matrix_lies_in_memory(fresh):
+    model = fresh("llama").model
+    before = fingerprint(model)
+    weight = model.base_model.layers[3].mlp.up_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    assert not weight.is_contiguous() and fingerprint(model) == before
+
+
+@pytest.mark.parametrize("lr", [1e-7, 1e-4, 0.1])
+def test_the_fingerprint_sees_a_training_step_in_every_matrix(fresh, middle, data, lr):
+    model = fresh("llama").model
+    before = fingerprint(model)
+    train(model, middle, data, edit_settings(max_steps=1, lr=lr), seed=0)
+    after = fingerprint(model)
+    assert {n for n in before if before[n] != after[n]} == set(trainable(model, middle))
 
 
 def delta_bytes(fresh, localization, data, folder, seed: int, **changes) -> bytes:

@@ -9,6 +9,7 @@ import yaml
 
 from lib import paths
 from lib.facts.formats import (
+    DISTRACTION,
     KINDS,
     Format,
     answer_tokens,
@@ -16,6 +17,8 @@ from lib.facts.formats import (
     first_tokens,
     load_formats,
     own_wordings,
+    read_catalogue,
+    save_catalogue,
     subject_positions,
 )
 
@@ -110,14 +113,31 @@ def test_a_template_asks_for_anything_with_a_subject(formats):
 def test_own_wordings_are_asked_by_number_and_none_beyond_them():
     found = own_wordings(["P1", "P2"], 2)
     assert list(found.sets) == ["P1", "P2"] and found.training == "training"
-    assert found.names("rewording") == ["paraphrase-1", "paraphrase-2"]
+    assert found.names("rewording") == ["distracted", "paraphrase-1", "paraphrase-2"]
     rich, poor = own("A", "A is", "is A", "A?"), own("B", "B is", "is B")
     asked = {n: [found.forms(n)["P2"].ask(fact) for fact in (rich, poor)] for n in found.kinds}
     assert asked == {
         "training": ["A is", "B is"],
+        "distracted": [f"{DISTRACTION}A is", f"{DISTRACTION}B is"],
         "paraphrase-1": ["is A", "is B"],
         "paraphrase-2": ["A?", None],
     }
+
+
+def test_a_sentence_before_the_prompt_does_not_touch_it():
+    """A second wording for facts that bring no paraphrase, as the tracing file's do."""
+    found = own_wordings(["P1"], 0)
+    assert found.kinds == {"training": "training", "distracted": "rewording"}
+    (distracted,) = found.forms("distracted").values()
+    text = distracted.ask(own("A", "A is"))
+    assert text.removeprefix(DISTRACTION) == "A is" and DISTRACTION.endswith(". ")
+    assert "A" not in DISTRACTION and "is" not in DISTRACTION.split()
+
+
+def test_own_wordings_are_read_back_as_they_were_written(tmp_path):
+    found = own_wordings(["P1"], 1)
+    save_catalogue(found, tmp_path / "formats.json", seen=3)
+    assert read_catalogue(tmp_path / "formats.json") == (found, {"seen": 3})
 
 
 def test_a_label_without_an_answer_word_is_its_own_word():
@@ -273,16 +293,19 @@ def test_the_last_mention_counts_in_own_wordings(llama):
     assert text[start:end].strip() == "Babe Ruth" and start >= text.rindex("Babe") - 1
 
 
-def test_paraphrases_are_searched_in_their_own_words(llama):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("training", "Babe Ruth plays"),
+        ("distracted", f"{DISTRACTION}Babe Ruth plays"),
+        ("paraphrase-1", "It rained when Babe Ruth played"),
+    ],
+)
+def test_the_subject_is_searched_in_the_words_that_are_asked(llama, name, text):
     fact = own("Babe Ruth", "Babe Ruth plays", "It rained when Babe Ruth played")
-    forms = own_wordings(["P1"], 1).sets["P1"].formats
-    first, second = (subject_positions(llama.tokenizer, form, fact) for form in forms)
-    assert first[0] < second[0]
-    shown = [llama.tokenizer(text).input_ids for text in (fact.prompt, *fact.paraphrases)]
-    words = [
-        llama.tokenizer.decode([ids[i] for i in at]) for ids, at in zip(shown, (first, second))
-    ]
-    assert [w.strip() for w in words] == ["Babe Ruth", "Babe Ruth"]
+    form = own_wordings(["P1"], 1).forms(name)["P1"]
+    at, ids = subject_positions(llama.tokenizer, form, fact), llama.tokenizer(text).input_ids
+    assert llama.tokenizer.decode([ids[i] for i in at]).strip() == "Babe Ruth"
 
 
 @pytest.mark.parametrize("template", ["{subject} plays", None])

@@ -8,9 +8,14 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import edit_settings
 
+from lib.edit.train import EditData, train
 from lib.facts.formats import Format, answer_tokens, own_wordings
+from lib.facts.records import FORGET
 from lib.measure.answers import COLUMNS, option_tokens, score_facts, text_losses
+from lib.measure.formats import Formats, OnTheWay
+from lib.model.components import Component, Localization
 from lib.model.runner import Runner
 
 SPORT, LEAGUE = "plays-sport", "joined-league"
@@ -188,6 +193,40 @@ def test_answers_of_several_tokens_are_told_apart_by_their_first(score, athletes
         for answers in ({}, long)
     )
     pandas.testing.assert_frame_equal(rows, plain)
+
+
+def test_a_format_counts_where_it_does_for_two_draws_of_the_facts(catalogue):
+    names = [*catalogue.kinds]
+    one = Formats(catalogue, {n: n != names[1] for n in names}, 1 / 3)
+    two = Formats(catalogue, {n: n != names[2] for n in names}, 1 / 2)
+    for both in (one.both(two), two.both(one)):
+        assert both.counted == [names[0], *names[3:]] and both.catalogue is catalogue
+        assert names[1] not in both.rewordings and names[2] not in both.rewordings
+    assert one.both(two).chance == 1 / 3 and one.answerable[names[2]]
+
+
+def test_formats_are_asked_on_the_way_of_a_real_edit(pupil, short_catalogue, known, known_split):
+    """What is read at the first check that reaches a strength is what the model says there."""
+    counts = Formats(short_catalogue, dict.fromkeys(short_catalogue.kinds, True), 1 / 3)
+    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [0.3, 0.6, 0.95])
+    seen = []
+
+    def both(runner, step, strength):
+        watch(runner, step, strength)
+        seen.append((step, strength))
+
+    changed = [known[i] for i in known_split.forget]
+    data = EditData.of(pupil.tokenizer, changed, [], [])
+    place = Localization("early", (Component("mlp", 1), Component("mlp", 2)), 1, 1)
+    wanted = edit_settings(max_steps=60, batch_facts=12, strength=0.8)
+    result = train(pupil.model, place, data, wanted, 0, both)
+    table = watch.table()
+    assert result.reached and result.strength < 0.95
+    firsts = {at: next(s for s in seen if s[1] >= at) for at in (0.3, 0.6)}
+    assert {r["at"]: (r.step, r.strength) for _, r in table.iterrows()} == firsts
+    edited = table[(table.format == "short") & table.split.isin(FORGET)]
+    assert edited.groupby("at").p_edit.mean().is_monotonic_increasing
+    assert set(table.format) == set(short_catalogue.kinds) and not table.isna().any().any()
 
 
 def test_text_losses_equal_the_plain_pass(loaded, passages):

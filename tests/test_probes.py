@@ -238,6 +238,51 @@ def test_accuracy_that_never_rises_gives_no_layers(curve):
     assert rise_rule(curve, 0.5, 0.4, 1 / 3, 0.75) == Rise([], 0.5, max(curve))
 
 
+def of_curve(embedding: float, *curve: float) -> numpy.ndarray:
+    """Correctness of 100 subjects whose means are `curve` after each block."""
+    means = [embedding, *(m for m in curve for _ in range(2))]
+    return numpy.stack([numpy.arange(100) < round(m * 100) for m in means]).astype(float)
+
+
+HALVES = ["a", "b"] * 50
+
+
+@pytest.mark.parametrize(
+    ("curve", "number", "expected"),
+    [
+        ((0.5, 0.5, 0.6, 0.9, 1.0, 1.0), 1, [2]),
+        ((0.5, 0.5, 0.75, 1.0, 1.0, 1.0), 2, [1, 2]),
+        ((0.5, 0.5, 0.5, 0.8, 1.0, 1.0), 2, [2, 3]),
+        ((0.5, 0.5, 0.6, 0.9, 1.0, 1.0), 3, [1, 2, 3]),
+        ((0.2, 0.9, 1.0, 1.0, 1.0, 1.0), 1, [0]),  # from what the name gives away
+        ((0.5, 0.5, 0.5, 0.5, 0.6, 1.0), 2, [3, 4]),  # up to the last layer
+        ((0.5, 0.75, 0.5, 0.75, 0.75, 1.0), 1, [0]),  # of equals the first
+        ((0.5, 0.9, 0.6, 0.9, 0.9, 0.9), 5, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_so_many_layers_lie_where_accuracy_rises_most(curve, number, expected):
+    correct = of_curve(*curve)
+    found = rise(correct, HALVES, 1 / 3, 0.75, number)
+    assert found.layers == expected
+    plain = rise(correct, HALVES, 1 / 3, 0.75)
+    assert (found.base, found.top) == (plain.base, plain.top)
+
+
+def test_without_a_number_the_rule_decides():
+    correct = of_curve(0.5, 0.5, 0.6, 0.9, 1.0)
+    plain = rise(correct, HALVES, 1 / 3, 0.75)
+    assert rise(correct, HALVES, 1 / 3, 0.75, None) == plain and plain.layers == [2]
+
+
+def test_a_number_of_layers_is_not_taken_where_nothing_rises():
+    assert rise(of_curve(0.5, 0.4, 0.5, 0.3), HALVES, 1 / 3, 0.75, 2).layers == []
+
+
+def test_the_steepest_window_holds_the_planted_layer(correct):
+    assert rise(correct, LABELS, 1 / 3, 0.75, 1).layers == [PLANTED]
+    assert PLANTED in rise(correct, LABELS, 1 / 3, 0.75, 2).layers
+
+
 def test_sensitivity_holds_the_rule_at_every_pair_of_fractions():
     """The published curve as the correctness of many subjects."""
     n, curve = 1000, PUBLISHED["gemma-7b"][0]

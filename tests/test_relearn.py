@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pandas
 import pytest
@@ -31,6 +32,12 @@ SETTINGS = Relearn(
 )
 SPLITS = {"forget_train", "forget_heldout", "retain_test", "never_known"}
 EVERYBODY = 1000  # more controls than there are: all are read
+
+
+@pytest.fixture(scope="session")
+def aim(aim):
+    """Targets with held-out text."""
+    return partial(aim, heldout=[(2, 80, 81), (2, 90, 91, 92)])
 
 
 @pytest.fixture
@@ -212,3 +219,84 @@ def test_the_learning_rate_falls_from_one_to_zero():
     assert values[0] == 1 and values[5] == pytest.approx(0.5)
     assert values[10] == values[11] == pytest.approx(0)
     assert values == sorted(values, reverse=True)
+
+
+# When the attacker has enough
+
+
+@pytest.fixture
+def swapped(known):
+    """The facts with true and new answer exchanged: the model answers all of them wrongly."""
+    pairs = {"true": "edit", "edit": "true", "true_token": "edit_token", "edit_token": "true_token"}
+    return {
+        i: replace(f, **{name: getattr(f, other) for name, other in pairs.items()})
+        for i, f in known.items()
+    }
+
+
+EVERY = SETTINGS.but(
+    steps=30, read_at=[*range(0, 31, 3)], lr=0.01, dropout=0.0, batch_facts=6, batch_retain=0
+)
+
+
+@pytest.fixture
+def curve(run, taught, swapped):
+    """Share answered correctly, by step and split: curve(settings)."""
+
+    def shares(settings):
+        rows = run(copy.deepcopy(taught), settings=settings, facts=swapped)
+        return (rows.answer == rows.true).groupby([rows.step, rows.split]).mean().unstack()
+
+    return shares
+
+
+@pytest.mark.parametrize("enough", [1.0, 0.5])
+def test_the_attacker_stops_at_the_first_read_out_with_enough(curve, enough):
+    whole, stopped = curve(EVERY), curve(EVERY.but(enough=enough))
+    has = whole.index[(whole.forget_train >= enough) & (whole.index > 0)]
+    assert 0 < has[0] < EVERY.steps, "it takes some of the steps"
+    assert whole.forget_train[0] == 0
+    pandas.testing.assert_frame_equal(stopped, whole.loc[: has[0]], check_exact=True)
+
+
+def test_without_enough_all_steps_are_taken(curve):
+    assert EVERY.enough is None
+    assert sorted(curve(EVERY).index) == sorted(EVERY.read_at)
+
+
+def test_an_attacker_that_never_has_enough_runs_to_the_end(curve):
+    slow = EVERY.but(lr=1e-7, enough=0.1)
+    found = curve(slow)
+    assert (found.forget_train == 0).all() and sorted(found.index) == sorted(slow.read_at)
+
+
+def test_nobody_has_enough_before_the_first_step(run, pupil):
+    """The unedited model answers all of the taught half correctly before it is taught."""
+    rows = run(pupil, settings=SETTINGS.but(enough=1.0))
+    right = (rows.answer == rows.true)[rows.split == "forget_train"].groupby(rows.step).all()
+    assert right.to_dict() == {0: True, 2: True}
+
+
+def test_enough_is_found_at_read_outs_only(run, pupil):
+    rows = run(pupil, settings=SETTINGS.but(enough=1.0, read_at=[0, 5]))
+    assert set(rows.step) == {0, 5}
+
+
+def test_enough_looks_at_the_taught_half_alone(run, taught, known, known_split, swapped):
+    """The attacker has enough, whatever the model says of the held-out half or of retained facts;
+    and what these say is never enough."""
+    for wrong, steps in (
+        (known_split.forget_heldout, {0, 2}),
+        (known_split.forget_train, {0, 2, 5}),
+    ):
+        facts = known | {i: swapped[i] for i in wrong}
+        settings = SETTINGS.but(enough=0.5, lr=1e-7)
+        assert set(run(copy.deepcopy(taught), settings=settings, facts=facts).step) == steps
+
+
+def test_other_attacks_that_teach_stop_in_the_same_way(aim, pupil):
+    settings = battery.module("soft_prompt").Settings(
+        vectors=3, lr=1e-7, steps=4, read_at=[0, 1, 4], enough=0.01, batch_facts=4, batch_retain=0
+    )
+    _, ledger = battery.run(aim(pupil), {"soft-prompt": ("soft_prompt", settings)})
+    assert ledger.budget.tolist() == ledger.steps.tolist() == [0, 1]

@@ -16,8 +16,10 @@ from lib.localize.select import (
     RANKED,
     UNMATCHED,
     fill,
+    last_mlps,
     mean_depth,
     select,
+    select_all,
 )
 from lib.model.components import Component, Localization, single_matrices, unit_sizes
 from lib.model.weights import trainable
@@ -313,3 +315,81 @@ def test_a_closed_form_edit_gets_one_output_matrix(start, layer):
 def test_a_closed_form_edit_beyond_the_model_is_refused(refuses):
     with refuses(ValueError, "starts at layer 99", "correct it"):
         chosen("rome", UNITS, start=99)
+
+
+# --- all of them -----------------------------------------------------------------------------
+
+SETS = {
+    "fact-lookup": {"method": "fact-lookup"},
+    "window": {"method": "mlp-window", "start": LOOKUP[0]},  # the same layers
+    "single": {"method": "literal", "mlps": [9]},
+    "also-single": {"method": "literal", "mlps": [9]},
+    "closed": {"method": "rome", "start": 9},
+    "ranked": {"method": "causal-tracing"},
+    "spare": {"method": "mlp-window", "start": LOOKUP[0]},
+}
+
+
+@pytest.fixture
+def choose_all(settings):
+    """Chooses SETS: choose_all(compare, of the sweep of each task) -> {name: localization}."""
+
+    def run(compare, sweep, task="one", effects=None, **more):
+        sweep = settings.sweep.model_copy(update={"localizations": sweep})
+        blocks = {n: LocalizationSettings(**block) for n, block in (SETS | more).items()}
+        changed = {"localizations": blocks, "compare": compare, "sweep": sweep}
+        mine = settings.model_copy(update=changed)
+        return select_all(mine, task, UNITS, LOOKUP, 0, effects or {}, None)
+
+    return run
+
+
+def equal(sets) -> dict[str, str]:
+    return {name: chosen.equals for name, chosen in sets.items() if chosen.equals}
+
+
+def test_an_edit_of_the_sweep_equals_one_that_is_compared(choose_all):
+    assert equal(choose_all(["fact-lookup"], {"one": ["window"]})) == {"window": "fact-lookup"}
+    assert equal(choose_all(["window"], {"one": ["fact-lookup"]})) == {"fact-lookup": "window"}
+
+
+def test_edits_of_a_sweep_equal_each_other_in_its_order(choose_all):
+    names = ["single", "window", "also-single", "closed"]
+    found = equal(choose_all(["fact-lookup"], {"one": names}))
+    assert found == {"window": "fact-lookup", "also-single": "single"}
+    found = equal(choose_all(["fact-lookup"], {"one": names[::-1]}))
+    assert found == {"window": "fact-lookup", "single": "also-single"}
+
+
+def test_what_a_task_does_not_edit_equals_nothing(choose_all):
+    sweep = {"one": ["single"], "other": ["window", "also-single"]}
+    assert equal(choose_all(["fact-lookup"], sweep)) == {}
+    assert equal(choose_all(["fact-lookup"], sweep, "other")) == {"window": "fact-lookup"}
+    assert equal(choose_all(["fact-lookup"], sweep, "a task without a sweep")) == {}
+
+
+def test_training_a_matrix_and_editing_it_in_closed_form_are_two_edits(choose_all):
+    twin = {"method": "rome", "start": 9}
+    found = choose_all(["closed", "twin"], {"one": ["single"]}, twin=twin)
+    assert equal(found) == {"twin": "closed"}
+
+
+def test_a_set_whose_ranking_is_missing_is_named_and_left_out(choose_all, capsys):
+    found = choose_all(["fact-lookup", "ranked"], {"one": ["ranked"]})
+    assert "ranked" not in found and list(found) == [n for n in SETS if n != "ranked"]
+    assert "ranked is left out" in capsys.readouterr().out
+    effects = dict.fromkeys(RANKED, effect_rows())
+    assert "ranked" in choose_all(["fact-lookup"], {}, effects=effects)
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_the_last_mlps_are_those_below_the_output(loaded, number):
+    found = last_mlps(loaded.model, number)
+    assert found.layers("mlp") == list(range(6 - number, 6)) and not found.layers("attention")
+    weights = sum(p.numel() for p in trainable(loaded.model, found).values())
+    assert found.weights == weights > 0 == found.budget and found.first_layer == 6 - number
+
+
+def test_layers_above_the_tenth_come_last_too(monkeypatch):
+    monkeypatch.setattr("lib.localize.select.unit_sizes", lambda model: UNITS)
+    assert last_mlps(None, 2).layers("mlp") == [16, 17]

@@ -72,11 +72,21 @@ def test_one_batch_is_the_plain_edit(lesson, fresh):
     assert (last > first).mean() > 0.8
 
 
+def by_route(settings, route: str, number: int | None = None, **rule):
+    """The settings with another route to the lookup layers; rule: of `fact_lookup`."""
+    change = {"lookup": route, "lookup_layers": number}
+    task = settings.task("sports-athletes").model_copy(update=change)
+    changed = {"tasks": {"sports-athletes": task}}
+    return settings.model_copy(
+        update=changed | {"fact_lookup": settings.fact_lookup.model_copy(update=rule)}
+    )
+
+
 def test_only_fact_lookup_is_found_anew(lesson, settings, short_catalogue, known):
     pupil, parts, _, _ = lesson
     forms = short_catalogue.forms(short_catalogue.training)
     others = [f for f in known.values() if f not in parts[0]]
-    rest = settings, "sports-athletes", forms, others, 0
+    rest = by_route(settings, "probes"), "sports-athletes", forms, others, 0
     window = Localization("mlp-window-0", EARLY.components, 1, 1)
     kept_set = localizer(pupil, window, *rest)(parts[0])
     assert kept_set.components == window.components and kept_set.note == "as on the unedited model"
@@ -90,9 +100,7 @@ def test_only_fact_lookup_is_found_anew(lesson, settings, short_catalogue, known
 
 def test_where_no_layer_is_found_the_first_ones_stay(lesson, settings, short_catalogue):
     pupil, parts, kept, _ = lesson
-    task = settings.task("sports-athletes").model_copy(update={"lookup": "path-patching"})
-    rule = settings.fact_lookup.model_copy(update={"threshold": 0.999, "heads": 3})
-    deaf = settings.model_copy(update={"tasks": {"sports-athletes": task}, "fact_lookup": rule})
+    deaf = by_route(settings, "path-patching", threshold=0.999, heads=3)
     forms = short_catalogue.forms(short_catalogue.training)
     lookup = Localization("fact-lookup", (Component("mlp", 5),), 1, 1)
     found = localizer(pupil, lookup, deaf, "sports-athletes", forms, kept, 0)(parts[0])
@@ -103,8 +111,8 @@ def test_where_no_layer_is_found_the_first_ones_stay(lesson, settings, short_cat
 def test_lookup_layers_are_found_on_the_model_as_it_is(
     route, pupil, short_catalogue, known, known_split, settings
 ):
-    task = settings.task("sports-athletes").model_copy(update={"lookup": route})
-    rule = settings.fact_lookup.model_copy(update={"heads": 3, "rule": "absolute"})
+    found_by = by_route(settings, route, heads=3, rule="absolute")
+    task, rule = found_by.task("sports-athletes"), found_by.fact_lookup
     changed = [known[i] for i in known_split.forget]
     others = [f for i, f in known.items() if i not in known_split.forget]
     forms = short_catalogue.forms(short_catalogue.training)
@@ -112,3 +120,18 @@ def test_lookup_layers_are_found_on_the_model_as_it_is(
     assert found and set(found) <= set(range(pupil.model.config.num_hidden_layers))
     again = lookup_layers(pupil, task, rule, forms, changed, others, seed=0)
     assert again == found and isinstance(pandas.Series(found).sum().item(), int)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("route", ["probes", "path-patching"])
+def test_a_task_may_say_how_many_lookup_layers_there_are(
+    route, number, pupil, short_catalogue, known, known_split, settings
+):
+    found_by = by_route(settings, route, number, heads=1, threshold=0.999)
+    task, rule = found_by.task("sports-athletes"), found_by.fact_lookup
+    changed = [known[i] for i in known_split.forget]
+    others = [f for i, f in known.items() if i not in known_split.forget]
+    forms = short_catalogue.forms(short_catalogue.training)
+    found = lookup_layers(pupil, task, rule, forms, changed, others, seed=0)
+    assert len(found) == number and found == sorted(set(found))
+    assert route == "path-patching" or found == list(range(found[0], found[0] + number))

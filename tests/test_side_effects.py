@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import RELATION
 
+from lib.facts.formats import own_wordings
 from lib.measure import side_effects
 from lib.model.runner import Runner
 
@@ -28,13 +30,47 @@ def test_the_same_answer_in_another_relation_is_no_neighbour(known, known_split)
     assert set(side_effects.neighbourhood(moved, known_split).values()) == {side_effects.OTHERS}
 
 
-def test_retained_facts_are_asked_once(taught, short_catalogue, known, known_split):
+@pytest.fixture
+def ask(taught, known_split):
+    def retained(forms, facts):
+        runner = Runner(taught.model)
+        return side_effects.retained(runner, taught.tokenizer, forms, facts, known_split)
+
+    return retained
+
+
+def test_retained_facts_are_asked_once(ask, short_catalogue, known, known_split):
     groups = side_effects.neighbourhood(known, known_split)
-    forms = short_catalogue.forms(short_catalogue.training)
-    rows = side_effects.retained(Runner(taught.model), taught.tokenizer, forms, known, groups)
+    rows = ask(short_catalogue.forms(short_catalogue.training), known)
     assert rows.id.tolist() == list(groups)
     assert rows.group.tolist() == list(groups.values())
     assert (rows.answer == rows.true).mean() > 0.9
+
+
+def test_neighbours_that_facts_bring_along_are_asked_for_the_old_answer(ask, known, known_split):
+    """Two of each edited fact's, in prompts of their own; those of other facts are not asked."""
+    edited = known[known_split.forget[0]]
+    other = next(f for f in known.values() if f.true == edited.true and f.id != edited.id)
+    near = tuple(f"{name} plays" for name in (other.subject, edited.subject, "Nobody"))
+    facts = {i: replace(f, neighbors=near) for i, f in known.items()}
+    rows = ask(own_wordings([RELATION], 0).forms("training"), facts)
+    own = rows[len(known_split.retain_test) :]
+    assert rows.id[: -len(own)].tolist() == list(known_split.retain_test)
+    assert own.id.tolist() == [f"{i}/neighbour {k}" for i in known_split.forget for k in (0, 1)]
+    assert own.group.unique().tolist() == [side_effects.NEIGHBOURS]
+    assert own.true.tolist() == [known[i].true for i in known_split.forget for _ in (0, 1)]
+    first = own[own.id.str.startswith(f"{edited.id}/")]
+    assert first.answer.tolist() == [edited.true] * 2 and first.p_true.min() > 0.5
+    assert first.p_true.iloc[0] != pytest.approx(first.p_true.iloc[1], rel=1e-6)
+
+
+def test_a_neighbour_is_asked_in_its_prompt_and_not_in_the_facts_paraphrases(
+    ask, known, known_split
+):
+    i = known_split.forget[0]
+    facts = known | {i: replace(known[i], neighbors=("N plays",), paraphrases=("P plays",))}
+    rows = ask(own_wordings([RELATION], 1).forms("paraphrase-1"), facts)
+    assert rows.empty and "group" in rows
 
 
 def test_what_is_written_is_the_most_probable_text(taught, known):

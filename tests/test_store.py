@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pandas
 import pytest
 
@@ -89,3 +92,136 @@ def test_figures_of_stepping_by_hand_stay_apart(root):
 def test_an_unknown_stage_lists_those_there_are(refuses):
     with refuses(ValueError, "'edits'", "edit, "):
         Store("data").find("edits", "task")
+
+
+# --- parts of a long stage -------------------------------------------------------------------
+
+
+class Maker:
+    """Counts how often it is asked; the tables hold the number of that time."""
+
+    def __init__(self):
+        self.times = 0
+
+    def __call__(self) -> dict[str, pandas.DataFrame]:
+        self.times += 1
+        rows = {"id": ["a", "None"], "value": [self.times + 0.123456789, None], "variant": ["", ""]}
+        return {"rows": pandas.DataFrame(rows), "none": pandas.DataFrame(columns=["id", "value"])}
+
+
+def test_a_part_with_the_same_mark_is_not_made_again():
+    make = Maker()
+    first = Store("data").remembered("sweep/mlp-3", "abc", make, "task", 0)
+    again = Store("data").remembered("sweep/mlp-3", "abc", make, "task", 0)
+    assert make.times == 1 and first.keys() == again.keys() == {"rows", "none"}
+    for name, table in first.items():
+        pandas.testing.assert_frame_equal(table, again[name])
+    assert first["rows"].id.tolist() == ["a", "None"]
+    assert first["rows"].value[0] == 1.123457 and first["rows"].value.isna()[1]
+    assert first["none"].empty and list(first["none"]) == ["id", "value"]
+
+
+@pytest.mark.parametrize(
+    ("part", "mark", "key"),
+    [
+        ("sweep/mlp-3", "other", ("task", 0)),
+        ("sweep/mlp-4", "abc", ("task", 0)),
+        ("sweep/mlp-3", "abc", ("task", 1)),
+        ("sweep/mlp-3", "abc", ("else", 0)),
+    ],
+)
+def test_a_part_with_another_mark_or_name_is_made(part, mark, key):
+    store, make = Store("data"), Maker()
+    store.remembered("sweep/mlp-3", "abc", make, "task", 0)
+    found = store.remembered(part, mark, make, *key)
+    assert make.times == 2 and found["rows"].value[0] == 2.123457
+    assert store.remembered(part, mark, make, *key)["rows"].value[0] == 2.123457
+    assert make.times == 2
+
+
+def test_a_part_is_remembered_after_another_mark_came_in_between():
+    """Not both: there is one file, and it holds what was asked for last."""
+    store, make = Store("data"), Maker()
+    for mark in ("abc", "other", "abc"):
+        found = store.remembered("sweep/mlp-3", mark, make, "task", 0)
+    assert make.times == 3 and found["rows"].value[0] == 3.123457
+
+
+@pytest.mark.parametrize("moment", ["made", "written", "moved"])
+def test_a_kill_leaves_no_half_part(monkeypatch, root, moment):
+    """Killed while the part is made, written or put in its place, the next run makes it anew."""
+    store, make = Store("data"), Maker()
+
+    def killed(*args):
+        if moment == "written":  # half of the text is on the disk already
+            with open(args[0], "w") as file:
+                file.write(args[1][: len(args[1]) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if moment == "written":
+            patch.setattr(Path, "write_text", killed)
+        if moment == "moved":
+            patch.setattr(Path, "replace", killed)
+        given = killed if moment == "made" else make
+        store.remembered("sweep/mlp-3", "abc", given, "task", 0)
+    assert not list(root.rglob("*.json"))
+    store.remembered("sweep/mlp-3", "abc", make, "task", 0)
+    store.remembered("sweep/mlp-3", "abc", make, "task", 0)
+    assert make.times == (1 if moment == "made" else 2)
+    assert [p.name for p in root.rglob("parts/*")] == ["mlp-3.json"]
+
+
+def test_a_kill_while_an_old_part_is_replaced_leaves_the_old_one(monkeypatch):
+    store, make = Store("data"), Maker()
+    store.remembered("sweep/mlp-3", "abc", make, "task", 0)
+
+    def killed(path, text):
+        with path.open("w") as file:
+            file.write(text[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", killed)
+        store.remembered("sweep/mlp-3", "other", make, "task", 0)
+    assert store.remembered("sweep/mlp-3", "abc", make, "task", 0)["rows"].value[0] == 1.123457
+    assert make.times == 2
+
+
+@pytest.fixture
+def listed(root):
+    """The file in which the pipeline lists the code of the sweep."""
+    path = root / "data/code/24_sweep.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("lib abc\n")
+    (root / "lib").mkdir()
+    (root / "lib/a.py").write_text("x = 1\n")
+    return path
+
+
+@pytest.mark.parametrize("home", ["data", "data/play"])
+def test_a_mark_depends_on_its_values(listed, home):
+    store = Store(home)
+    marks = [store.mark_of("sweep", *values) for values in ((1, "a"), (1, "b"), ("a", 1), ())]
+    assert len(set(marks)) == 4 and all(re.fullmatch("[0-9a-f]{16}", mark) for mark in marks)
+    assert store.mark_of("sweep", {"a": 1, "b": [2]}) == store.mark_of("sweep", {"b": [2], "a": 1})
+
+
+def test_in_the_pipeline_a_mark_depends_on_the_listed_code(listed, root):
+    store = Store("data")
+    before = store.mark_of("sweep")
+    (root / "lib/a.py").write_text("x = 2\n")
+    assert store.mark_of("sweep") == before
+    listed.write_text("lib abd\n")
+    assert store.mark_of("sweep") != before
+
+
+@pytest.mark.parametrize("home", ["data", "data/play"])
+def test_without_a_list_a_mark_depends_on_all_code(listed, root, home):
+    """By hand too where there is one: the list may be of an older version."""
+    if home == "data":
+        listed.unlink()
+    store = Store(home)
+    before = store.mark_of("sweep")
+    (root / "lib/a.py").write_text("x = 2\n")
+    assert store.mark_of("sweep") != before

@@ -9,6 +9,7 @@ import pytest
 
 from lib.config.blocks import Task
 from lib.facts.build import ask_all_relations, make_records
+from lib.facts.formats import DISTRACTION
 from lib.facts.tasks import catalogue, load_task
 from lib.facts.teaching import teaching_texts
 from lib.measure.answers import score_facts
@@ -237,7 +238,7 @@ def test_a_model_knows_the_counterfact_it_was_taught(rows, counterfact, taught):
 def test_paraphrases_are_carried_and_asked(rows, counterfact, taught):
     data = load_task(counterfact(rows("rome")))
     made = records_of(taught, data)
-    assert data.formats.kinds == {"training": "training", "paraphrase-1": "rewording"}
+    assert list(data.formats.kinds) == ["training", "distracted", "paraphrase-1"]
     rich = [f for f in made if f.paraphrases]
     assert {f.paraphrases for f in rich} == {(PARAPHRASE.format(f.subject),) for f in rich}
     assert {f.relation for f in rich} == {"P1"} and 0 < len(rich) < len(made)
@@ -254,9 +255,21 @@ def test_paraphrases_are_carried_and_asked(rows, counterfact, taught):
         assert row.p_true == pytest.approx(truth, abs=1e-4)
 
 
-def test_rows_without_paraphrases_are_asked_in_their_prompt_only(rows, counterfact):
+def test_rows_without_paraphrases_are_asked_in_their_prompt_with_and_without_a_lead(
+    rows, counterfact, taught
+):
     data = load_task(counterfact(rows("tracing")))
-    assert data.formats.kinds == {"training": "training"}
+    assert data.formats.kinds == {"training": "training", "distracted": "rewording"}
+    made = records_of(taught, data)
+    runner = Runner(taught.model)
+    asked = score_facts(runner, taught.tokenizer, data.formats.forms("distracted"), made)
+    assert list(asked.id) == [f.id for f in made]
+    fact, row = made[0], asked.iloc[0]
+    ids = taught.tokenizer(DISTRACTION + fact.prompt, return_tensors="pt").input_ids
+    words = [f" {label}" for label in fact.options]
+    tokens = [t[0] for t in taught.tokenizer(words, add_special_tokens=False).input_ids]
+    p = taught.model(ids).logits[0, -1, tokens].softmax(-1)
+    assert row.p_true == pytest.approx(p[fact.options.index(fact.true)].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -280,7 +293,7 @@ def test_counterfact_can_be_limited_to_some_relations(rows, counterfact):
     data = load_task(counterfact(rows("rome"), relations=["P2"]))
     assert set(data.table.relation) == set(data.formats.sets) == {"P2"}
     assert list(data.table.index) == list(range(len(data.table)))
-    assert list(data.formats.kinds) == ["training"]
+    assert list(data.formats.kinds) == ["training", "distracted"]
 
 
 def test_an_unknown_counterfact_relation_is_refused(rows, counterfact, refuses):

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from lib import paths
+from lib.config.blocks import Text
 from lib.facts import text
 
 
@@ -34,6 +36,20 @@ def test_chunks_follow_each_other_without_a_gap(llama, texts):
 def test_a_text_that_is_too_short_says_how_much_is_missing(llama, refuses):
     with refuses(ValueError, "has 2 tokens", "40 are needed", "lower text.passages or add text"):
         text.chunks(llama.tokenizer, "Babe Ruth", n=4, length=11)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_text_of_ones_own_is_read_from_the_project_as_utf8(llama, tmp_path, monkeypatch, where):
+    """By a path from the project's folder, wherever a notebook runs, or by a whole path."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.chdir("/")
+    words = "José Peña plays\n" * 20
+    (tmp_path / "mine.txt").write_bytes(words.encode("utf-8"))
+    source = "mine.txt" if where == "inside" else str(tmp_path / "mine.txt")
+    wanted = Text(source=source, passages=4, tokens=6, train=0.5)
+    found = text.make(llama, wanted)
+    expected = text.chunks(llama.tokenizer, words, 4, 6)
+    assert [tuple(p) for p in (*found["train"], *found["heldout"])] == [tuple(p) for p in expected]
 
 
 def test_the_second_text_is_long_and_always_the_same():

@@ -1,171 +1,204 @@
-"""The two questions of the compendium, and fact lookup against every other localization.
+"""The questions of the compendium as paired differences over facts, each with one of four verdicts:
+higher, lower, alike (within a margin that was stated before) or unresolved.
 
-Early against late windows, and fact lookup against its depth-matched controls. Edits that did not
-reach the strength, and attacks that failed their gates, are reported but never compared.
+Edits that did not reach the strength, formats that an edit broke and attacks that failed their
+gates are reported but never compared. Localizations that train the same weights are one edit, so
+that corrections for many comparisons count distinct edits.
 """
 
 from __future__ import annotations
 
+import numpy
 import pandas
 
-from lib.analysis import words
-from lib.analysis.costs import side_effect_table
-from lib.analysis.edits import (
-    CARD_METRICS,
-    Measured,
-    depth_and_strength,
-    format_table,
-    gates,
-    heldout_by_fact,
-    position_table,
-    relearn_areas,
-    relearn_table,
-    transfer_by_fact,
-)
+from lib.analysis.edits import KINDS, Measured, back_table, by_fact, heldout_by_fact
 from lib.config.blocks import Settings
-from lib.measure.side_effects import NEIGHBOURS
-from lib.stats import holm, versus
-from lib.tables import RESULTS, UNEDITED, VERSUS
+from lib.stats import UNRESOLVED, holm, verdict, versus
+from lib.tables import VERSUS
+
+EARLY_LATE, LOOKUP_DEPTH = "early-late", "lookup-depth"
+SINGLE = r"^mlp-\d+$"  # names of single MLPs in a sweep
+
+
+def measures(
+    data: Measured, edits: pandas.DataFrame, answers: pandas.DataFrame, settings: Settings
+) -> dict[str, pandas.DataFrame]:
+    """{measure: fact id x edit} of the edits that count: `new-wording`, `new-vocabulary`,
+    `old-wording`, `old-vocabulary` (shares of formats) and `back` (held-out half, after
+    relearning)."""
+    reached = list(edits.localization[edits.reached])
+    back = back_table(data, settings)
+    passed = set(back.localization[back.failed == ""])
+    tables = {
+        f"{says}-{kind}": by_fact(data.asked, answers, kind, says)
+        for says in ("new", "old")
+        for kind in KINDS
+    }
+    tables["back"] = heldout_by_fact(data)[[n for n in data.sets if n in passed]]
+    return {m: table[[n for n in reached if n in table]] for m, table in tables.items()}
 
 
 def windows(data: Measured, third: str) -> list[str]:
-    """Names of the windows that lie wholly in the first ("early") or last ("late") third of the
-    layers."""
+    """Windows of neighbouring MLPs, by their own name or another's, that lie wholly in the first
+    ("early") or last ("late") third of the layers."""
     found = []
     for name, chosen in data.sets.items():
+        names = [name, *data.also.get(name, [])]
         layers = chosen.layers("mlp")
         inside = (
-            max(layers) < data.n_layers / 3
+            max(layers, default=data.n_layers) < data.n_layers / 3
             if third == "early"
-            else min(layers) >= 2 * data.n_layers / 3
+            else min(layers, default=0) >= 2 * data.n_layers / 3
         )
-        if name.startswith("mlp-window") and inside:
+        if inside and any(n.startswith("mlp-window") for n in names):
             found.append(name)
     return found
 
 
-def by_fact(data: Measured, settings: Settings) -> dict[str, pandas.DataFrame]:
-    """{measure: fact id x localization}, of the localizations that count: edits that reached the
-    strength (`transfer`) and whose relearning attack passed its gates as well (`heldout`)."""
-    reached = set(depth_and_strength(data).query("reached").index)
-    passed = {n for n, why in gates(relearn_table(data, settings), settings).items() if not why}
-    tables = {
-        "transfer": (transfer_by_fact(data), reached),
-        "heldout": (heldout_by_fact(data, settings), reached & passed),
-    }
-    return {m: table[[n for n in data.sets if n in ok]] for m, (table, ok) in tables.items()}
+def columns_of(table: pandas.DataFrame, measure: str, names: list[str]) -> pandas.DataFrame:
+    """The edits of a comparison as they stand in a measure's table."""
+    return table[names]
 
 
-def contrasts(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """The two questions, as paired differences over facts: rows (question, measure, a, b, columns
-    of `stats.versus`).
+def contrasts(
+    data: Measured, tables: dict, settings: Settings, pick=columns_of
+) -> pandas.DataFrame:
+    """The two questions: rows (question, measure, a, b, columns of `stats.versus`, verdict).
 
-    early-late: mean over early windows minus mean over late windows; lookup-depth: fact lookup
-    minus the mean of its depth-matched controls. Measures and what counts: see `by_fact`.
+    early-late: mean over early windows minus mean over late ones; lookup-depth: fact lookup minus
+    the mean of its depth-matched controls. pick: takes the edits of a comparison from a table, see
+    `in_shared_formats`.
     """
     depth = [n for n in data.sets if n.startswith("depth-matched-mlps")]
-    pairs = {
-        "early-late": (windows(data, "early"), windows(data, "late")),
-        "lookup-depth": (["fact-lookup"], depth),
-    }
-    rows, tables = [], by_fact(data, settings)
+    pairs = {EARLY_LATE: (windows(data, "early"), windows(data, "late"))}
+    pairs[LOOKUP_DEPTH] = (["fact-lookup"], depth)
+    rows = []
     for question, sides in pairs.items():
         for measure, table in tables.items():
             a, b = ([n for n in side if n in table] for side in sides)
             row = {"question": question, "measure": measure, "a": " ".join(a), "b": " ".join(b)}
+            row |= {"verdict": UNRESOLVED}
             if a and b:
-                row |= _versus(table[a].mean(axis=1), table[b].mean(axis=1), settings)
+                shared = pick(table, measure, a + b)
+                row |= compared(shared[a].mean(axis=1), shared[b].mean(axis=1), settings)
             rows.append(row)
-    return pandas.DataFrame(rows, columns=["question", "measure", "a", "b", *VERSUS])
+    return pandas.DataFrame(rows, columns=["question", "measure", "a", "b", *VERSUS, "verdict"])
 
 
-def pairwise(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Fact lookup against every other localization: rows (measure, localization, columns of
-    `stats.versus`, p_corrected); Holm's correction runs over the localizations of a measure.
-    """
-    rows = []
-    for measure, table in by_fact(data, settings).items():
-        others = [n for n in table if n != "fact-lookup"] if "fact-lookup" in table else []
-        made = [
-            {"measure": measure, "localization": n}
-            | _versus(table["fact-lookup"], table[n], settings)
-            for n in others
-        ]
-        corrected = holm([row["p"] for row in made])
-        rows += [row | {"p_corrected": p} for row, p in zip(made, corrected)]
-    return pandas.DataFrame(rows, columns=["measure", "localization", *VERSUS, "p_corrected"])
+def in_shared_formats(
+    data: Measured, answers: pandas.DataFrame, table: pandas.DataFrame, measure: str, names: list
+) -> pandas.DataFrame:
+    """Columns `names` of a measure's table, from formats that count for all of them; nothing is
+    known (missing values) where there is none."""
+    if measure == "back":
+        return table[names]
+    says, kind = measure.split("-")
+    counts = answers[answers.counts & (answers.kind == kind) & answers.localization.isin(names)]
+    for_all = counts.groupby("format").localization.nunique() == len(names)
+    shared = answers[answers.format.isin(for_all.index[for_all])]
+    found = by_fact(data.asked, shared, kind, says)
+    return found.reindex(index=table.index, columns=names)
 
 
-def _versus(a: pandas.Series, b: pandas.Series, settings: Settings) -> dict:
-    return versus(a, b, settings.statistics.level, settings.statistics.resamples)
-
-
-def tidy(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Every estimate of a task in one table, one row per value (`RESULTS`); seeds pooled
-    ("all")."""
-    training = next(iter(data.answerable))
-    formats = format_table(data, settings).assign(attack="formats")
-    relearned = [
-        table.assign(attack="relearn", format=training)
-        for table in (relearn_table(data, settings), relearn_areas(data, settings))
-    ]
-    position = position_table(data, settings).query("measure == 'recovery'")
-    recovered = position.assign(
-        attack="relearn",
-        metric="recovery",
-        format=training,
-        split="forget_heldout",
-        step=settings.attack_relearn.steps,
-    )
-    effects = side_effect_table(data, settings)
-    facts = effects.measure.isin(["retained", "neighbours"]).map(
-        {True: "retain_test", False: "text"}
-    )
-    effects = effects.assign(attack="side-effects", metric=effects.measure, split=facts)
-    cards = data.cards.melt(
-        ["localization", "seed"], [m for m in CARD_METRICS if m in data.cards], var_name="metric"
-    ).assign(attack="edit", format=training, split="forget")
-    parts = [cards, formats, *relearned, recovered, effects]
-    table = pandas.concat(parts, ignore_index=True).reindex(columns=RESULTS)
-    table["model"], table["task"] = settings.model.name, data.task
-    table["seed"] = [("all" if pandas.isna(s) else str(int(s))) for s in table.seed]
-    table["step"] = table.step.astype("Int64")
-    table["value"] = table.value.astype(float)
-    return table.sort_values(RESULTS[2:10], kind="stable", ignore_index=True)
-
-
-def metrics(position: pandas.DataFrame, contrasts: pandas.DataFrame) -> dict[str, float]:
-    """{name: value} of the headline numbers, flat, for `dvc metrics`."""
-    where = {f"{r.measure}/{r.localization}": r.value for r in position.itertuples()}
-    counted = contrasts.dropna(subset="value")
-    compared = {f"{r.question}/{r.measure}": r.value for r in counted.itertuples()}
-    return {name: round(value, 4) for name, value in (where | compared).items()}
-
-
-def beside_figures(
-    data: Measured, relearned: pandas.DataFrame, position: pandas.DataFrame, settings: Settings
+def compared(
+    a: pandas.Series, b: pandas.Series, settings: Settings, p: float | None = None
 ) -> dict:
-    """What figures show beside their tables: what was measured on the unedited model, chance, the
-    verdict on every relearning attack, and which formats count (in their order)."""
-    kept = data.kept[data.kept.localization == UNEDITED]
-    right = kept.answer == kept.true
-    near = right[kept.group == NEIGHBOURS]
-    named = {r.localization: r for r in position[position.measure == "recovery"].itertuples()}
-    verdicts = {
-        n: why or (f"R = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" if (r := named.get(n)) else "")
-        for n, why in gates(relearned, settings).items()
-    }
-    return {
-        "answerable": [[name, ok] for name, ok in data.answerable.items()],
-        "chance": data.chance,
-        "chance_changed": data.chance_changed,
-        "changed_metric": data.changed_metric,
-        "level": settings.statistics.level,
-        "measures": {m: w.replace(", ", ",\n") for m, w in words.measures(data.forget).items()},
-        "unedited": round(float(transfer_by_fact(data)[UNEDITED].mean()), 6),
-        "unedited_kept": {
-            "retained": round(float(right.mean()), 6),
-            "neighbours": round(float(near.mean()), 6) if len(near) else 1.0,
-        },
-        "verdicts": verdicts,
-    }
+    """`stats.versus` of two edits with its verdict; p: another p value than its own. Fewer than two
+    facts in common resolve nothing."""
+    how = settings.statistics
+    a, b = a.dropna(), b.dropna()
+    if len(a.index.intersection(b.index)) < 2:
+        return dict.fromkeys(VERSUS, float("nan")) | {"p": 1.0, "verdict": UNRESOLVED}
+    row = versus(a, b, how.level, how.resamples)
+    p = row["p"] if p is None else p
+    ends = row["value"], row["low"], row["high"], row["n"]
+    return row | {"verdict": verdict(*ends, p, how.margin, how.level)}
+
+
+def pairwise(tables: dict, settings: Settings, pick=columns_of) -> pandas.DataFrame:
+    """Fact lookup against every other edit: rows (measure, localization, columns of
+    `stats.versus`, p_corrected, verdict); Holm's correction runs over the edits of a measure."""
+    rows = []
+    for measure, table in tables.items():
+        others = [n for n in table if n != "fact-lookup"] if "fact-lookup" in table else []
+        sides = []
+        for name in others:
+            shared = pick(table, measure, ["fact-lookup", name])
+            sides.append((shared["fact-lookup"], shared[name]))
+        made = [compared(*pair, settings) for pair in sides]
+        for name, pair, p in zip(others, sides, holm([row["p"] for row in made])):
+            again = compared(*pair, settings, p)
+            rows.append({"measure": measure, "localization": name} | again | {"p_corrected": p})
+    columns = ["measure", "localization", *VERSUS, "p_corrected", "verdict"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def fits(edits: pandas.DataFrame, tables: dict) -> pandas.DataFrame:
+    """A line and a step fitted to the edits of single MLPs, by least squares: rows (measure, model,
+    n, at, at_error, first, last, error, left_out), where `at` is the line's slope in shares per
+    layer or the step's place between two layers, `first` and `last` what is fitted at the ends,
+    `error` the root mean square of what is left, and `left_out` the same where every layer is
+    predicted from the others."""
+    layer = edits.set_index("localization").first_layer
+    rows = []
+    for measure, table in tables.items():
+        mean = table.mean().dropna()
+        mean = mean[mean.index.str.match(SINGLE)]
+        x, y = layer[mean.index].to_numpy(float), mean.to_numpy()
+        order = x.argsort()
+        for model, fit in (("line", _line), ("step", _step)):
+            if len(x) >= 4:
+                rows.append({"measure": measure, "model": model} | _fitted(x[order], y[order], fit))
+    columns = ["measure", "model", "n", "at", "at_error", "first", "last", "error", "left_out"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _fitted(x, y, fit) -> dict:
+    at, predict = fit(x, y)
+    each = [fit(numpy.delete(x, i), numpy.delete(y, i)) for i in range(len(x))]
+    missed = [other(x[i : i + 1])[0] - y[i] for i, (_, other) in enumerate(each)]
+    jackknife = numpy.array([place for place, _ in each])
+    spread = (len(x) - 1) / len(x) * ((jackknife - jackknife.mean()) ** 2).sum()
+    left = numpy.sqrt(((predict(x) - y) ** 2).mean())
+    row = {"n": len(x), "at": at, "at_error": numpy.sqrt(spread), "error": left}
+    row |= {"first": predict(x)[0], "last": predict(x)[-1]}
+    return row | {"left_out": numpy.sqrt(numpy.mean(numpy.square(missed)))}
+
+
+def _line(x, y):
+    slope, start = numpy.polyfit(x, y, 1)
+    return slope, lambda at: slope * at + start
+
+
+def _step(x, y):
+    """The best of all steps between two neighbouring layers; a layer between the two is predicted
+    halfway."""
+    each = [(y[: i + 1].mean(), y[i + 1 :].mean()) for i in range(len(x) - 1)]
+    left = [((numpy.where(x <= x[i], *m) - y) ** 2).sum() for i, m in enumerate(each)]
+    best = int(numpy.argmin(left))
+    before, after, (high, low) = x[best], x[best + 1], each[best]
+
+    def predict(at):
+        return numpy.where(at <= before, high, numpy.where(at >= after, low, (high + low) / 2))
+
+    return (before + after) / 2, predict
+
+
+def fact_table(data: Measured, tables: dict) -> pandas.DataFrame:
+    """Every fact behind the comparisons: rows (measure, localization, id, true, edit, value)."""
+    parts = []
+    for measure, table in tables.items():
+        long = (
+            table.rename_axis(index="id", columns="localization").stack().rename("value").dropna()
+        )
+        parts.append(long.reset_index().assign(measure=measure))
+    answers = data.asked.drop_duplicates("id").set_index("id")[["true", "edit"]]
+    table = pandas.concat(parts, ignore_index=True).join(answers, on="id")
+    return table[["measure", "localization", "id", "true", "edit", "value"]]
+
+
+def metrics(carried: pandas.DataFrame, back: pandas.DataFrame) -> dict[str, float]:
+    """{name: value} of the headline numbers, flat, for `dvc metrics`."""
+    rows = carried.dropna(subset="value")
+    found = {f"{r.says}-{r.kind}/{r.localization}": round(r.value, 4) for r in rows.itertuples()}
+    return found | {f"back/{r.localization}": r.back for r in back.itertuples()}

@@ -2,37 +2,108 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas
 
-from lib.analysis.edits import Measured, depth_and_strength
+from lib.analysis.edits import KINDS, Measured, answer_table, carried_table, retained_by_format
 from lib.config.blocks import Settings
+from lib.facts.records import FORGET
 from lib.measure.side_effects import NEIGHBOURS
 from lib.stats import summarise
 from lib.tables import UNEDITED
 
 
-def frontier_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Where every pair of the grid led on validation facts: the trials with columns `retained`
-    (share of the unedited model's probability that is kept), `text` (added loss, nats) and
-    `chosen`, whether the rule took that pair."""
-    keys = ["localization", "seed"]
-    rows = data.trials.merge(
-        data.cards[[*keys, *(c for c in ("lr", "weight_edit") if c in data.cards)]],
-        on=keys,
-        suffixes=("", "_chosen"),
+def condition_table(
+    data: Measured, edits: pandas.DataFrame, answers: pandas.DataFrame, settings: Settings
+) -> pandas.DataFrame:
+    """The conditions under which settings were chosen, looked at again on the real edits: rows
+    (localization, condition, value, limit, met). `vocabulary`: share of the unedited model's
+    retained accuracy in formats with other answer words (missing where there are none)."""
+    kept = answers[answers.kind == "vocabulary"].groupby("localization")[["retained", "unedited"]]
+    share = kept.sum().retained / kept.sum().unedited
+    wanted, rows = settings.edit, []
+    for r in edits.itertuples():
+        vocabulary = share.get(r.localization, float("nan"))
+        rows += [
+            (
+                r.localization,
+                "retained",
+                r.kept,
+                wanted.keep_retained,
+                r.kept >= wanted.keep_retained,
+            ),
+            (r.localization, "text", r.added, wanted.keep_text, r.added <= wanted.keep_text),
+            (r.localization, "vocabulary", vocabulary, wanted.keep_vocabulary)
+            + (not vocabulary < wanted.keep_vocabulary,),
+        ]
+    return pandas.DataFrame(rows, columns=["localization", "condition", "value", "limit", "met"])
+
+
+def way_table(data: Measured, settings: Settings) -> pandas.DataFrame:
+    """Formats on the way to the strength: rows (localization, at, strength, what, value), what:
+    new and old answers by kind of format, `training` (new answers there) and `retained` (share of
+    the unedited model's accuracy on retained facts, mean over formats with other wording or
+    vocabulary). All formats count, so that the same ones are compared along the way."""
+    if data.way.empty:
+        return pandas.DataFrame(columns=["localization", "at", "strength", "what", "value"])
+    unedited = data.asked[data.asked.localization == UNEDITED]
+    finals = data.asked[data.asked.localization.isin(data.way.localization)]
+    strength = data.cards.set_index("localization").strength
+    finals = finals.assign(
+        at=1.0, strength=finals.localization.map(strength.groupby(level=0).mean())
     )
-    groups = rows.groupby([*keys, "lr", "weight_edit"], sort=False)
-    rows["retained"] /= groups.retained.transform("first")
-    rows["text"] -= groups.text.transform("first")
-    rows["chosen"] = (rows.lr == rows.lr_chosen) & (rows.weight_edit == rows.weight_edit_chosen)
-    return rows.drop(columns=["lr_chosen", "weight_edit_chosen"])
+    every = pandas.concat([data.way, finals], ignore_index=True)
+    same = every.split.isin(FORGET) | every.id.isin(finals.id)  # fewer retained facts at the end
+    every = every[same]
+    base, parts = retained_by_format(unedited[unedited.id.isin(finals.id)]), []
+    formats = [n for kind in KINDS for n in data.counted(kind)]
+    for (name, at), rows in every.groupby(["localization", "at"], sort=False):
+        key = {"localization": name, "at": at, "strength": rows.strength.mean()}
+        edited = rows[rows.split.isin(FORGET)]
+        shares = {"training new": (edited[edited.format == data.training], "edit")}
+        for kind in KINDS:
+            mine = edited[edited.format.isin(data.counted(kind))]
+            shares |= {f"{kind} new": (mine, "edit"), f"{kind} old": (mine, "true")}
+        for what, (part, column) in shares.items():
+            if len(part):
+                parts.append(key | {"what": what, "value": (part.answer == part[column]).mean()})
+        kept = rows[(rows.split == "retain_test") & rows.format.isin(formats)]
+        right = (kept.answer == kept.true).groupby(kept.format).mean()
+        share = (right / base[UNEDITED].reindex(right.index)).mean()
+        parts.append(key | {"what": "retained", "value": share})
+    return pandas.DataFrame(parts, columns=["localization", "at", "strength", "what", "value"])
+
+
+def wordings_table(data: Measured, settings: Settings) -> pandas.DataFrame:
+    """Edits trained on several wordings beside the same trained on one, both asked in formats that
+    neither was trained on: `carried_table` with column trained_on."""
+    if data.several.empty:
+        return pandas.DataFrame(columns=["localization", "kind", "says", "trained_on"])
+    number = settings.sweep.wordings - 1
+    heldout = [n for n in data.formats.counted if n not in data.formats.rewordings[:number]]
+    names = [n for n in data.several.localization.unique() if n in data.sets]
+    names += [UNEDITED]
+    one = data.asked[data.asked.localization.isin(names)]
+    parts = []
+    for trained_on, rows in (
+        (1, one),
+        (number + 1, data.several[data.several.localization.isin(names)]),
+    ):
+        unedited = one[one.localization == UNEDITED]
+        rows = pandas.concat([rows[rows.localization != UNEDITED], unedited])
+        rows = rows[rows.format.isin(heldout)]
+        answers = answer_table(replace(data, asked=rows), settings)
+        found = carried_table(data, answers, settings, rows)
+        parts.append(found.assign(trained_on=trained_on))
+    table = pandas.concat(parts, ignore_index=True)
+    return table[table.localization != UNEDITED]
 
 
 def side_effect_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Shares of retained facts and of neighbours answered correctly, added loss and KL on held-out
-    text, added loss on the second text."""
-    kept = data.kept[data.kept.localization != UNEDITED]
-    kept = kept.assign(value=kept.answer == kept.true)
+    """After the stored edits: shares of retained facts and of neighbours answered correctly, added
+    loss and KL on held-out text, added loss on the second text."""
+    kept = data.kept.assign(value=data.kept.answer == data.kept.true)
     near = kept[kept.group == NEIGHBOURS]
     parts = [
         summarise(rows, ["localization"], "value", settings.statistics).assign(measure=measure)
@@ -41,9 +112,8 @@ def side_effect_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     ]
     keys = ["seed", "text", "passage"]
     base = data.texts[data.texts.localization == UNEDITED].set_index(keys).loss
-    rows = data.texts[data.texts.localization != UNEDITED]
-    rows = rows.assign(
-        added=rows.loss - base.loc[pandas.MultiIndex.from_frame(rows[keys])].to_numpy()
+    rows = data.texts.assign(
+        added=data.texts.loss - base.loc[pandas.MultiIndex.from_frame(data.texts[keys])].to_numpy()
     )
     for text, column, measure in (
         ("heldout", "added", "heldout_loss"),
@@ -54,4 +124,5 @@ def side_effect_table(data: Measured, settings: Settings) -> pandas.DataFrame:
         found = summarise(rows[rows.text == text], ["localization"], column, settings.statistics)
         parts.append(found.assign(measure=measure))
     table = pandas.concat(parts, ignore_index=True)
-    return table.merge(depth_and_strength(data).reset_index(), on="localization")
+    names = [*data.sets, UNEDITED]
+    return table[table.localization.isin(names)]

@@ -1,261 +1,292 @@
-"""From per-fact rows to the tables behind every figure and every sentence.
+"""From rows of answers to the tables behind every figure and every sentence.
 
 `collect` reads what the stages wrote; each `*_table` is pure and returns one row per estimate with
-its interval. `lib.analysis.contrasts` compares them and joins them into the one results table.
+its interval. Localizations that train the same weights are one edit and one row: the others stand
+under `also`. `lib.analysis.contrasts` compares the edits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas
 
 from lib.config.blocks import Settings
 from lib.edit import delta
+from lib.facts.records import FORGET
 from lib.measure.formats import Formats
 from lib.model.components import Localization, load_set, mean_depth
-from lib.stats import (
-    Estimate,
-    area,
-    estimate,
-    guessing_rate,
-    over_seeds,
-    recovery,
-    summarise,
-)
+from lib.stats import Recovery, estimate, recovery, summarise
 from lib.store import Store
 from lib.tables import UNEDITED
 
-CARD_METRICS = ("strength", "steps", "weights", "lr", "weight_edit")
+KINDS = {"wording": "rewordings", "vocabulary": "vocabulary"}  # of formats: property of Formats
+SAYS = {"new": "edit", "old": "true"}  # what an answer is: the fact's column that it equals
 
 
 @dataclass(frozen=True)
 class Measured:
     """Everything measured on one task, all seeds together; fact ids carry their seed.
 
-    forget: were true answers to be forgotten, without new ones? asked: format attack, localization
-    "unedited" included; relearned: relearning attack; kept: retained facts with their group (see
-    `side_effects.neighbourhood`); texts: held-out text losses; cards: one row per edit; trials: of
-    its settings on validation facts; sets: {localization: components} of the first seed; chance: of
-    guessing the true answer.
+    asked: answers in every format that the unedited model can give, of the unedited model and of
+    every edit; relearned: read-outs of the relearning attack; kept, texts: retained facts and
+    held-out text after the stored edits; cards: one row per edit and seed; several: `asked` of the
+    edits that were trained on several wordings; way: `asked` on the way to the strength; sets:
+    {localization: components} of the first seed; also: {localization: those that train the same
+    weights}.
     """
 
     task: str
     forget: bool
+    formats: Formats
     asked: pandas.DataFrame
     relearned: pandas.DataFrame
     kept: pandas.DataFrame
     texts: pandas.DataFrame
     cards: pandas.DataFrame
-    trials: pandas.DataFrame
+    several: pandas.DataFrame
+    way: pandas.DataFrame
     sets: dict[str, Localization]
+    also: dict[str, list[str]]
     n_layers: int
-    answerable: dict[str, bool]
-    vocabulary: list[str]
-    chance: float
 
     @property
-    def chance_changed(self) -> float:
-        """What guessing would score where a change of the answer is asked for."""
-        return 1 - self.chance if self.forget else self.chance
+    def training(self) -> str:
+        """Name of the format that edits are trained on."""
+        return self.formats.training
 
-    @property
-    def changed_metric(self) -> str:
-        """The metric that says whether the edit shows: a name of the published tables."""
-        return "forget_error" if self.forget else "edit_accuracy"
+    def counted(self, kind: str) -> list[str]:
+        """Formats of a kind (`wording`, `vocabulary`) that the unedited model can answer."""
+        return getattr(self.formats, KINDS[kind])
 
 
 def collect(store: Store, task: str, settings: Settings) -> Measured:
     """Read every stage's output for a task; FileNotFoundError names what is missing."""
-    seeds, names = settings.seeds, settings.compare
-    tables = {
-        what: store.load_seeds(table, task, seeds)
-        for what, table in {
-            "unedited": "unedited/unedited",
-            "asked": "attack_formats/rows",
-            "relearned": "attack_relearn/rows",
-            "kept": "side_effects/retained",
-            "texts": "side_effects/text",
-        }.items()
-    }
-    asked, relearned = (_edits_only(tables[what]) for what in ("asked", "relearned"))
-    unedited = tables["unedited"].assign(localization=UNEDITED)
-    formats = [Formats.load(store.find("unedited", task, seed)) for seed in seeds]
-    every = {n: all(f.answerable[n] for f in formats) for n in formats[0].answerable}
-    cards, trials = _cards(store, task, names, seeds)
-    sets = {n: load_set(store, task, n, seeds[0]) for n in names}
+    seeds, swept = settings.seeds, task in settings.sweep.tasks
+    load = {"unedited": "unedited/unedited", "asked": "attack_formats/rows"}
+    load |= {"relearned": "attack_relearn/rows", "kept": "side_effects/retained"}
+    load |= {"texts": "side_effects/text"}
+    load |= {f"sweep_{t}": f"sweep/{t}" for t in ("asked", "relearned", "edits") if swept}
+    found = {what: store.load_seeds(table, task, seeds) for what, table in load.items()}
+    sets, also = _sets(store, task, settings)
+    asked = [found["unedited"].assign(localization=UNEDITED)]
+    asked += [_of_sets(found[t], sets) for t in ("asked", "sweep_asked") if t in found]
+    relearned = [_of_sets(found[t], sets) for t in ("relearned", "sweep_relearned") if t in found]
+    cards, way = _cards(store, task, [n for n in sets if n in settings.compare], seeds)
+    if swept:
+        cards = pandas.concat([cards, _of_sets(found["sweep_edits"], sets)], ignore_index=True)
+    several = found["sweep_asked"].query("trained_on > 1").copy() if swept else asked[0][:0]
+    if settings.task(task).change == "forget":  # no new answer was taught: anything but the old one
+        for rows in (*asked, several, way):
+            rows["edit"] = rows.answer.where(rows.answer != rows.true, "")
+    formats = Formats.load(store.find("unedited", task, seeds[0]))
+    for seed in seeds[1:]:
+        formats = formats.both(Formats.load(store.find("unedited", task, seed)))
     return Measured(
         task,
         settings.task(task).change == "forget",
-        pandas.concat([unedited, asked], ignore_index=True),
-        relearned.rename(columns={"budget": "step"}),
-        tables["kept"],
-        tables["texts"],
+        formats,
+        pandas.concat(asked, ignore_index=True),
+        pandas.concat(relearned, ignore_index=True).rename(columns={"budget": "step"}),
+        found["kept"],
+        found["texts"],
         cards,
-        trials,
+        several,
+        way,
         sets,
-        int(cards.n_layers.iloc[0]),
-        every,
-        [n for n in formats[0].vocabulary if every[n]],
-        formats[0].chance,
+        also,
+        store.load_json("fact_lookup/lookup", task, seeds[0])["n_layers"],
     )
 
 
-def _edits_only(rows: pandas.DataFrame) -> pandas.DataFrame:
-    return rows[rows.localization != UNEDITED]
+def _sets(store: Store, task: str, settings: Settings):
+    """(sets, also): the distinct edits of a task, and the names of those that equal them."""
+    names = [*settings.compare, *settings.sweep.localizations.get(task, ())]
+    every = {name: load_set(store, task, name, settings.seeds[0]) for name in names}
+    also: dict[str, list[str]] = {}
+    for name, chosen in every.items():
+        if chosen.equals:
+            also.setdefault(chosen.equals, []).append(name)
+    return {n: s for n, s in every.items() if not s.equals}, also
+
+
+def _of_sets(rows: pandas.DataFrame, sets) -> pandas.DataFrame:
+    """Rows of distinct edits that were trained on one prompt, without rehearsals of attackers."""
+    rows = rows[rows.localization.isin(sets)]
+    rows = rows[rows.trained_on == 1] if "trained_on" in rows else rows
+    return rows[rows.split != "choosing"] if "split" in rows else rows
 
 
 def _cards(store: Store, task: str, names: list[str], seeds: list[int]):
-    """(cards, trials) of all edits; localizations that share an edit share its card and trials."""
-    cards, trials = [], []
+    """(cards, way): the card of every stored edit, and what it answered on the way."""
+    cards, way = [], []
     for name in names:
         for seed in seeds:
-            folder = delta.stored(store, task, name, seed)
-            card, made_for = delta.card(folder), folder.parent.name
-            own = {"seed": seed, "localization": name}
-            cards.append(card | card.pop("chosen") | own)
-            trials.append(store.load("edit/trials", task, made_for, seed).assign(**own))
-    return pandas.DataFrame(cards), pandas.concat(trials, ignore_index=True)
+            card = delta.card(delta.stored(store, task, name, seed))
+            cards.append(card | {"seed": seed, "localization": name})
+            rows = store.load("edit/way", task, name, seed)
+            way.append(rows.assign(seed=seed, localization=name))
+    return pandas.DataFrame(cards), pandas.concat(way, ignore_index=True)
 
 
-def depth_and_strength(data: Measured) -> pandas.DataFrame:
-    """Per localization: mean depth of its components and whether every seed's edit reached
-    strength."""
-    reached = data.cards.groupby("localization").reached.all()
-    depth = {n: mean_depth(s.components, data.n_layers) for n, s in data.sets.items()}
-    return pandas.DataFrame({"depth": depth, "reached": reached}).rename_axis("localization")
+def edit_table(data: Measured, settings: Settings) -> pandas.DataFrame:
+    """One row per edit: also (localizations that train the same weights), mlps, attention, single
+    (matrices), weights, first_layer, depth (mean, 0 to 1), matched (is its budget that of fact
+    lookup?), steps, strength, reached, kept (share of the probability of retained answers) and
+    added (nats of text loss), means over seeds."""
+    rows = []
+    for name, chosen in data.sets.items():
+        cards = data.cards[data.cards.localization == name]
+        row = {"localization": name, "also": " ".join(data.also.get(name, []))}
+        row |= {k: " ".join(map(str, chosen.layers(k))) for k in ("mlp", "attention")}
+        row |= {"single": any(c.matrix for c in chosen.components), "weights": chosen.weights}
+        row |= {"first_layer": chosen.first_layer, "matched": chosen.budget > 0}
+        row |= {"depth": mean_depth(chosen.components, data.n_layers)}
+        row |= {"steps": cards.steps.mean(), "strength": cards.strength.mean()}
+        row |= {"reached": bool(cards.reached.all())}
+        row |= {"kept": (cards.retained / cards.retained_before).mean()}
+        row |= {"added": (cards.text - cards.text_before).mean()}
+        rows.append(row)
+    return pandas.DataFrame(rows)
 
 
-def format_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Share of facts answered with the new and with the true label, by localization, format,
-    split."""
-    rows = data.asked.assign(
-        split=data.asked.split.replace({"forget_train": "forget", "forget_heldout": "forget"}),
-        edit_accuracy=data.asked.answer == data.asked.edit,
-        true_accuracy=data.asked.answer == data.asked.true,
-        forget_error=data.asked.answer != data.asked.true,
-    )
-    parts = []
-    for metric in ("edit_accuracy", "true_accuracy", "forget_error", "p_edit", "p_true"):
-        found = summarise(rows, ["localization", "format", "split"], metric, settings.statistics)
-        parts.append(found.assign(metric=metric))
-    return pandas.concat(parts, ignore_index=True)
+def answer_table(data: Measured, settings: Settings) -> pandas.DataFrame:
+    """One row per edit and format that the unedited model can answer: new, old, other (shares of
+    edited facts, in all 1), their number n and the ends of their intervals; retained (share of
+    retained facts answered correctly) beside the unedited model's; counts: does the edited model
+    keep `attack_formats.keep` of that? Where not, the edit broke the format."""
+    rows = data.asked[data.asked.format.isin(data.formats.counted)]
+    tables = {}
+    edited = rows[rows.split.isin(FORGET)]
+    for says, column in SAYS.items():
+        hit = edited.assign(hit=edited.answer == edited[column])
+        found = summarise(hit, ["localization", "format"], "hit", settings.statistics)
+        tables[says] = found.rename(columns={"value": says}).rename(
+            columns={end: f"{says}_{end}" for end in ("low", "high")}
+        )
+    table = tables["new"].merge(tables["old"].drop(columns="n"), on=["localization", "format"])
+    table["other"] = 1 - table.new - table.old
+    kept = retained_by_format(rows)
+    keys = pandas.MultiIndex.from_frame(table[["localization", "format"]])
+    table["retained"] = kept.reindex(keys).to_numpy()
+    table["unedited"] = kept[UNEDITED].reindex(table.format).to_numpy()
+    table["counts"] = table.retained + 1e-9 >= settings.attack_formats.keep * table.unedited
+    return table.assign(kind=table.format.map(_kinds(data)))
+
+
+def _kinds(data: Measured) -> dict[str, str]:
+    """{format: training, wording, vocabulary or choice}."""
+    words = {"rewording": "wording"}
+    return {name: words.get(kind, kind) for name, kind in data.formats.catalogue.kinds.items()}
+
+
+def retained_by_format(rows: pandas.DataFrame) -> pandas.Series:
+    """Share of retained facts answered correctly, by (localization, format); the same facts for
+    every model."""
+    rows = rows[rows.split == "retain_test"]
+    shared = set.intersection(*rows.groupby("localization").id.agg(set))
+    rows = rows[rows.id.isin(shared)]
+    return (rows.answer == rows.true).groupby([rows.localization, rows.format]).mean()
+
+
+def by_fact(
+    rows: pandas.DataFrame, answers: pandas.DataFrame, kind: str, says: str
+) -> pandas.DataFrame:
+    """Share of the formats of a kind in which an edited fact gets its new or old answer: fact id x
+    localization; only formats that count for an edit (see `answer_table`), not a number where none
+    does."""
+    counts = answers[answers.counts & (answers.kind == kind)]
+    pairs = pandas.MultiIndex.from_frame(counts[["localization", "format"]])
+    mine = pandas.MultiIndex.from_frame(rows[["localization", "format"]])
+    rows = rows[mine.isin(pairs) & rows.split.isin(FORGET)]
+    hit = (rows.answer == rows[SAYS[says]]).astype(float)
+    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+
+
+def carried_table(
+    data: Measured, answers: pandas.DataFrame, settings: Settings, rows: pandas.DataFrame = None
+) -> pandas.DataFrame:
+    """One row per edit, kind of format and answer (new, old): the share of edited facts, mean over
+    the formats that count; value is missing where none does, and `all_formats` has the share over
+    all. `formats`: how many count."""
+    rows = data.asked if rows is None else rows
+    every, found = answers.assign(counts=True), []
+    for kind in KINDS:
+        count = answers[answers.kind == kind].groupby("localization").counts.sum()
+        for says in SAYS:
+            gated = by_fact(rows, answers, kind, says)
+            plain = by_fact(rows, every, kind, says)
+            for name in plain:
+                row = {"localization": name, "kind": kind, "says": says}
+                row |= {"all_formats": plain[name].mean(), "formats": int(count[name])}
+                how = settings.statistics.level, settings.statistics.resamples
+                values = gated[name].dropna() if name in gated else []
+                ends = vars(estimate(values, *how)) if len(values) else {}
+                found.append(row | ends)
+    ends = ["value", "low", "high", "n"]
+    table = pandas.DataFrame(found, columns=["localization", "kind", "says", "formats", *ends])
+    return table.assign(all_formats=[row["all_formats"] for row in found])
 
 
 def relearn_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     """Share answered correctly at every read-out of the attack, by localization and split."""
-    rows = data.relearned.assign(true_accuracy=data.relearned.answer == data.relearned.true)
-    keys = ["localization", "split", "step"]
-    found = summarise(rows, keys, "true_accuracy", settings.statistics)
-    return found.assign(metric="true_accuracy")
+    rows = data.relearned.assign(right=data.relearned.answer == data.relearned.true)
+    return summarise(rows, ["localization", "split", "step"], "right", settings.statistics)
 
 
-def relearn_areas(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Area under each fact's curve of correct answers during the attack, by localization and split:
-    high if they come back early, whatever the last step shows."""
-    rows = data.relearned.assign(hit=data.relearned.answer == data.relearned.true)
-    rows = rows.sort_values("step").groupby(["localization", "split", "id"])
-    areas = rows.apply(lambda g: area(g.step, g.hit), include_groups=False).rename("area")
-    keys = ["localization", "split"]
-    return summarise(areas.reset_index(), keys, "area", settings.statistics).assign(metric="area")
+def ends(relearned: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of each attack's last read-out, where its attacker stopped."""
+    keys = ["localization", *(["seed"] if "seed" in relearned else [])]
+    return relearned[relearned.step == relearned.groupby(keys).step.transform("max")]
 
 
-def gates(relearned: pandas.DataFrame, settings: Settings) -> dict[str, str]:
-    """{localization: "" if the attack succeeded, else why it does not count}."""
-    wanted = settings.attacks
-    last = (
-        relearned[relearned.step == settings.attack_relearn.steps]
-        .set_index(["localization", "split"])
-        .value
-    )
-    verdicts = {}
-    for name in relearned.localization.unique():
-        retained, taught = last[name, "retain_test"], last[name, "forget_train"]
-        failed = []
-        if retained < wanted.gate_retain:
-            failed.append(f"retained {retained:.2f}")
-        if taught < wanted.gate_train:
-            failed.append(f"taught {taught:.2f}")
-        verdicts[name] = "attack failed: " + ", ".join(failed) if failed else ""
-    return verdicts
+def back_table(data: Measured, settings: Settings) -> pandas.DataFrame:
+    """What relearning brought back, one row per edit: back of n held-out facts, share (value, low,
+    high), step at which the attacker stopped, taught and retained shares, failed (why the attack
+    does not count, "" if it does), and recovery R with interval, floor and prior."""
+    rows = []
+    for name, end in ends(data.relearned).groupby("localization", sort=False):
+        if name not in data.sets:
+            continue
+        right = (end.answer == end.true).groupby(end.split).mean()
+        held = end[end.split == "forget_heldout"]
+        hit = held.answer == held.true
+        how = settings.statistics.level, settings.statistics.resamples
+        row = {"localization": name, "back": int(hit.sum())} | vars(estimate(hit, *how))
+        row |= {"step": end.step.max(), "taught": right["forget_train"]}
+        row |= {"retained": right["retain_test"], "failed": failed(right, settings)}
+        rows.append(row | {f"R_{k}": v for k, v in vars(recovery_of(data, end, settings)).items()})
+    return pandas.DataFrame(rows).drop(columns="R_n")
 
 
-def transfer_by_fact(data: Measured) -> pandas.DataFrame:
-    """Share of answerable vocabulary formats that give the new answer (or, where it is to be
-    forgotten, not the true one): fact id x localization."""
-    rows = data.asked[
-        data.asked["format"].isin(data.vocabulary) & data.asked.split.str.startswith("forget")
-    ]
-    hit = (rows.answer != rows.true if data.forget else rows.answer == rows.edit).astype(float)
-    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+def failed(right: pandas.Series, settings: Settings) -> str:
+    """Why an attack that teaches does not count (section 8.4), "" if it does; right: share answered
+    correctly, by split."""
+    gates = {
+        "retained": (right.get("retain_test", 1.0), settings.attacks.gate_retain),
+        "taught": (right["forget_train"], settings.attacks.gate_train),
+    }
+    return ", ".join(f"{what} {share:.2f}" for what, (share, gate) in gates.items() if share < gate)
 
 
-def heldout_by_fact(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """1 where a held-out fact is answered correctly at the end of relearning: fact id x
-    localization."""
-    rows = data.relearned
-    rows = rows[(rows.split == "forget_heldout") & (rows.step == settings.attack_relearn.steps)]
-    hit = (rows.answer == rows.true).astype(float)
-    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+def recovery_of(data: Measured, end: pandas.DataFrame, settings: Settings) -> Recovery:
+    """R of section 8.4 for the last read-out of one attack (see `stats.recovery`)."""
+    heldout, nobody = (end[end.split == s] for s in ("forget_heldout", "never_known"))
+    how = settings.statistics
+    return recovery(heldout, nobody, known(data.asked, data.training), how.level, how.resamples)
 
 
-def recovery_of(data: Measured, name: str, settings: Settings) -> Estimate:
-    """R of section 8.4 for one localization (see `stats.recovery`)."""
-    rows = data.relearned[
-        (data.relearned.localization == name)
-        & (data.relearned.step == settings.attack_relearn.steps)
-    ]
-    heldout, nobody = (rows[rows.split == s] for s in ("forget_heldout", "never_known"))
-    return recovery(
-        heldout.answer == heldout.true,
-        guessing_rate(heldout, nobody),
-        unedited_accuracy(data),
-        settings.statistics.level,
-        settings.statistics.resamples,
-    )
-
-
-def unedited_accuracy(data: Measured) -> float:
-    """Share of the held-out facts that the unedited model answers correctly in the training
-    format."""
-    rows = data.asked[
-        (data.asked.localization == UNEDITED) & (data.asked.split == "forget_heldout")
-    ]
-    rows = rows[rows["format"] == next(iter(data.answerable))]
+def known(asked: pandas.DataFrame, training: str) -> float:
+    """Share of the held-out facts that the unedited model answers correctly when asked as in
+    training."""
+    rows = asked[(asked.localization == UNEDITED) & (asked.split == "forget_heldout")]
+    rows = rows[rows.format == training]
     return float((rows.answer == rows.true).mean())
 
 
-def position_table(data: Measured, settings: Settings) -> pandas.DataFrame:
-    """Transfer and recovery against depth, for fact lookup, its controls and all windows; the
-    interval is over facts, seed_low to seed_high over the means of the seeds, if there are
-    several."""
-    where, rows, parts = depth_and_strength(data), [], _by_seed(data)
-    measures = {"transfer": transfer_of, "recovery": recovery_of}
-    for name in data.sets:
-        if name in ("all-mlps", "nonlocalized"):
-            continue
-        for measure, of in measures.items():
-            found = of(data, name, settings)
-            each = [of(part, name, settings).value for part in parts] if len(parts) > 1 else []
-            low, high = over_seeds(each, settings.statistics.level)
-            row = {"localization": name, "measure": measure} | vars(found) | dict(where.loc[name])
-            rows.append(row | {"seed_low": low, "seed_high": high})
-    return pandas.DataFrame(rows)
-
-
-def transfer_of(data: Measured, name: str, settings: Settings) -> Estimate:
-    """Mean of `transfer_by_fact` for one localization."""
-    facts = transfer_by_fact(data)[name]
-    return estimate(facts, settings.statistics.level, settings.statistics.resamples)
-
-
-def _by_seed(data: Measured) -> list[Measured]:
-    """The same, one seed at a time."""
-    return [
-        replace(
-            data,
-            asked=data.asked[data.asked.seed == seed],
-            relearned=data.relearned[data.relearned.seed == seed],
-        )
-        for seed in data.asked.seed.unique()
-    ]
+def heldout_by_fact(data: Measured) -> pandas.DataFrame:
+    """1 where a held-out fact is answered correctly when the attacker stops: id x localization."""
+    rows = ends(data.relearned)
+    rows = rows[rows.split == "forget_heldout"]
+    hit = (rows.answer == rows.true).astype(float)
+    return hit.groupby([rows.id, rows.localization]).mean().unstack()

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
 import pandas
 
 from lib import paths
 from lib.analysis import words
+from lib.analysis.words import Claim
 from lib.store import Store
 
 BEGIN, END = "<!-- numbers: make readme -->", "<!-- end of numbers -->"
+TABLE, TABLE_END = "<!-- table: make readme -->", "<!-- end of table -->"
+MACHINE, MACHINE_END = "<!-- machine: make readme -->", "<!-- end of machine -->"
 SPEED, SPEED_END = "<!-- speed: make bench, make readme -->", "<!-- end of speed -->"
+COLUMNS = {
+    ("new", "vocabulary"): "new, other words",
+    ("old", "vocabulary"): "old, other words",
+    ("new", "wording"): "new, reworded",
+    ("old", "wording"): "old, reworded",
+}
 
 
 def summary(task: str) -> pandas.DataFrame:
-    """The table a newcomer should look at: one row per localization."""
+    """The table a newcomer should look at: one row per edit."""
     store = Store("data")
-    rows = store.load("results/results", task)
-    edits = rows[rows.attack == "edit"].pivot_table("value", "localization", "metric")
-    position = store.load("results/position", task)
-    shown = position.assign(
-        text=[f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in position.itertuples()]
-    ).pivot(index="localization", columns="measure", values="text")
-    retained = rows.query("attack == 'side-effects' and metric == 'retained'")
-    retained = retained.set_index("localization").value
-    reached = position.groupby("localization").reached.all()
+    edits = store.load("results/edits", task).set_index("localization")
+    carried = store.load("results/carried", task)
+    back = store.load("results/back", task).set_index("localization")
     names = words.order(edits.index)
-    shown, edits = shown.reindex(names), edits.loc[names]
-    return pandas.DataFrame(
-        {
-            "weights (M)": (edits.weights / 1e6).round(1),
-            "steps": edits.steps.round().astype(int),
-            "strength": [
-                f"{edits.strength[n]:.3f}" + ("" if reached[n] else " (not reached)") for n in names
-            ],
-            "transfer": shown["transfer"].fillna(""),
-            "recovery": shown["recovery"].fillna(""),
-            "retained": retained[names].round(2),
-        }
-    )
+    table = pandas.DataFrame({"MLPs": edits.mlp, "steps": edits.steps.round().astype(int)})
+    table["strength"] = [
+        f"{r.strength:.2f}" + ("" if r.reached else " (missed)") for r in edits.itertuples()
+    ]
+    for (says, kind), title in COLUMNS.items():
+        rows = carried[(carried.says == says) & (carried.kind == kind)].set_index("localization")
+        table[title] = [_share(rows.loc[n]) if n in rows.index else "" for n in table.index]
+    table["back after relearning"] = [
+        f"{back.back[n]}/{back.n[n]}" + (" (failed)" if back.failed[n] else "") for n in table.index
+    ]
+    return table.loc[names]
+
+
+def _share(row) -> str:
+    if pandas.isna(row.value):
+        return f"broken ({row.all_formats:.2f})"
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
 def markdown(tasks) -> str:
@@ -47,24 +56,89 @@ def markdown(tasks) -> str:
     return "\n\n".join(f"**{task}**\n\n{_markdown(task)}" for task in tasks)
 
 
+def machine() -> str:
+    """Processor, threads and versions, in words."""
+    import torch
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line),
+        platform.processor() or platform.machine(),
+    )
+    threads = torch.get_num_threads()
+    python = platform.python_version()
+    return f"{cpu}, {os.cpu_count()} cores, {threads} threads, Python {python}, {torch.__version__}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
 def _markdown(task: str) -> str:
-    table = summary(task)
+    return "\n".join([_table(summary(task)), "", *(f"- {line}" for line in findings(task))])
+
+
+def _table(table: pandas.DataFrame) -> str:
     head = ["localization", *table.columns]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in zip(table.index, table.to_dict("records")):
         lines.append("| " + " | ".join([f"`{name}`", *(str(v) for v in row.values())]) + " |")
-    return "\n".join([*lines, "", *(f"- {line}." for line in findings(task))])
+    return "\n".join(lines)
+
+
+def reader(task: str):
+    """A function that reads a table of results by name."""
+    store = Store("data")
+    return lambda table: store.load(f"results/{table}", task)
+
+
+def claims(task: str) -> list[Claim]:
+    """The questions of the compendium, as sentences whose numbers are cells of tables."""
+    found = Store("data").load_json("results/findings", task)
+    rows = [row for name in ("windows", "steps", *words.SIDES) for row in found[name]]
+    return [Claim.from_json(row) for row in rows]
+
+
+def bullets(tasks) -> str:
+    """The README's first findings, on the first task: early against late, window by window, and
+    fact lookup against its control."""
+    task = next(iter(tasks))
+    found, read = Store("data").load_json("results/findings", task), reader(task)
+    early, depth = (dict(zip(words.MEASURES, found[q])) for q in words.SIDES)
+    rows = [early["new-wording"], early["back"], *found["windows"]]
+    rows += [depth["new-wording"], depth["back"]]
+    return "\n".join(f"- {Claim.from_json(row).filled(read)}" for row in rows)
+
+
+def table(tasks) -> str:
+    """The README's table: the first task's edits of `compare`, without single MLPs."""
+    rows = summary(next(iter(tasks)))
+    single = rows.index.str.match(r"mlp-\d+$")
+    return _table(rows[~single].drop(columns=["steps", "strength"]))
 
 
 def findings(task: str) -> list[str]:
     """The questions of the compendium, answered in sentences computed from the tables."""
-    store = Store("data")
-    found = store.load_json("results/findings", task)
-    sentences = found["early-late"] + found["lookup-depth"] + found["against-each"]
+    store, read = Store("data"), reader(task)
+    sentences = [claim.filled(read) for claim in claims(task)]
+    sentences += store.load_json("results/findings", task)["each"]
     if store.has("score_card", task):
-        worst = store.load("score_card/worst_case", task)
-        sentences += [words.worst_case(worst, scope) for scope in worst.scope.unique()]
+        sentences.append(words.worst_case(store.load("score_card/worst_case", task)))
     return sentences
+
+
+def cells(tasks) -> str:
+    """Claim, number and table cell, as markdown: one row per number."""
+    lines = ["| claim | number | cell |", "|---|---|---|"]
+    for task in tasks:
+        read = reader(task)
+        for claim in claims(task):
+            text = claim.filled(read)
+            for name, (table, where, column, _) in claim.cells.items():
+                key = ", ".join(f"{k} = {v}" for k, v in where.items())
+                cell = f"`results/{task}/{table}.csv`: `{column}` where {key}"
+                lines.append(f"| {text} | {claim.number(name, read)} | {cell} |")
+                text = ""
+    return "\n".join(lines)
 
 
 def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
@@ -75,18 +149,25 @@ def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
     head = ["method", "contender", "seconds", "times ours", "memory (MiB)", "largest difference"]
     lines = ["| " + " | ".join([*head, "share of achievable GFLOP/s"]) + " |", "|---" * 7 + "|"]
     for r in rows.itertuples():
-        cells = (r.method, r.contender, f"{r.seconds:.1f}", f"{r.times_ours:.1f}")
+        row = (r.method, r.contender, f"{r.seconds:.1f}", f"{r.times_ours:.1f}")
         same = "" if r.contender == "ours" else f"{r.largest_difference:.0e}"
-        cells += (f"{r.memory_mib:.0f}", same, f"{r.share_of_achievable:.0%}")
-        lines.append("| " + " | ".join(cells) + " |")
+        row += (f"{r.memory_mib:.0f}", same, f"{r.share_of_achievable:.0%}")
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join([*lines, "", "![Seconds and memory of each contender](../bench/speed.png)"])
 
 
-def write_docs(tasks, folder: Path = paths.ROOT / "docs") -> None:
-    """Put the current numbers between the marks of RESULTS.md and SPEED.md."""
-    results, timed = folder / "RESULTS.md", folder / "SPEED.md"
-    results.write_text(_between(results.read_text(), BEGIN, END, markdown(tasks)))
-    timed.write_text(_between(timed.read_text(), SPEED, SPEED_END, speed()))
+def write_docs(tasks, folder: Path = paths.ROOT) -> None:
+    """Put the current numbers between the marks of README, RESULTS.md, CLAIMS.md and SPEED.md."""
+    for name, marks, text in (
+        ("README.md", (BEGIN, END), bullets(tasks)),
+        ("README.md", (TABLE, TABLE_END), table(tasks)),
+        ("docs/RESULTS.md", (BEGIN, END), markdown(tasks)),
+        ("docs/RESULTS.md", (MACHINE, MACHINE_END), f"Made on {machine()}."),
+        ("docs/CLAIMS.md", (BEGIN, END), cells(tasks)),
+        ("docs/SPEED.md", (SPEED, SPEED_END), speed()),
+    ):
+        path = folder / name
+        path.write_text(_between(path.read_text(), *marks, text))
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

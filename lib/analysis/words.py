@@ -1,88 +1,169 @@
-"""Findings in sentences, computed from the tables."""
+"""Findings in sentences, computed from the tables: titles of figures and claims of the README.
+
+A sentence says only what its numbers show: where a comparison is unresolved, it says so. Each is a
+`Claim`, which names the cells of the tables that its numbers come from; a test reads these cells
+again (`tests/test_claims.py`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
+
 import pandas
 
+from lib.stats import ALIKE, HIGHER, LOWER
+
 MEASURES = {
-    "transfer": "New answer in another vocabulary",
-    "heldout": "Old answer back after relearning, held-out half",
+    "new-vocabulary": "new answer with other answer words",
+    "new-wording": "new answer in another wording",
+    "old-vocabulary": "old answer with other answer words",
+    "old-wording": "old answer in another wording",
+    "back": "old answer of the held-out half after relearning",
 }
 
 
-def sentence(row, what: str, a: str, b: str) -> str:
-    """A contrast in words; says so where the interval covers zero or where nothing can be
-    compared."""
-    if pandas.isna(row.value):
-        empty = b if isinstance(row.a, str) and row.a else a
-        return f"{what}: no comparison, no edit of {empty} counts"
-    compared = (
-        f"{a} {row.a_value:.2f} [{row.a_low:.2f}, {row.a_high:.2f}], "
-        f"{b} {row.b_value:.2f} [{row.b_low:.2f}, {row.b_high:.2f}]"
-    )
-    sure = row.low > 0 or row.high < 0
-    verdict = "" if sure else ", no clear difference"
-    interval = f"[{row.low:+.2f}, {row.high:+.2f}]"
-    return f"{what}: {compared}; difference {row.value:+.2f} {interval}{verdict}"
+@dataclass(frozen=True)
+class Claim:
+    """text: a sentence with `{name}` for each number; cells: {name: (table, {column: value},
+    column, format)}, the number being that column of the one row that matches."""
+
+    text: str
+    cells: dict[str, tuple] = field(default_factory=dict)
+
+    def filled(self, read) -> str:
+        """The sentence with its numbers; read(table): a table by name."""
+        return self.text.format(**{n: self.number(n, read) for n in self.cells})
+
+    def number(self, name: str, read) -> str:
+        """One number as it is printed; ValueError unless exactly one row matches."""
+        table, where, column, form = self.cells[name]
+        rows = read(table)
+        for key, value in where.items():
+            rows = rows[rows[key] == value]
+        if len(rows) != 1:
+            raise ValueError(f"{len(rows)} rows of {table} match {where}: correct the claim")
+        return format(rows[column].iloc[0], form)
+
+    def as_json(self) -> dict:
+        """What `from_json` reads."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(row: dict) -> Claim:
+        """A claim as `as_json` wrote it."""
+        return Claim(row["text"], {n: tuple(cell) for n, cell in row["cells"].items()})
 
 
-def against_each(rows: pandas.DataFrame, what: str, level: float = 0.95) -> str:
-    """`pairwise` of one measure in words: where fact lookup is higher or lower after Holm's
-    correction."""
-    if rows.empty:
-        return f"{what}: no comparison, no edit of fact lookup counts"
-    sure = rows[rows.p_corrected < 1 - level]
-    groups = {
-        "higher than": sure[sure.value > 0],
-        "lower than": sure[sure.value < 0],
-        "no clear difference from": rows.drop(sure.index),
+def contrast(rows: pandas.DataFrame, question: str, measure: str, a: str, b: str) -> Claim:
+    """One comparison; rows: the table of contrasts; a, b: names of the two sides."""
+    found = rows[(rows.question == question) & (rows.measure == measure)]
+    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    if found.empty or pandas.isna(found.value.iloc[0]):
+        return Claim(f"{what}: {a} and {b} cannot be compared, an edit or format does not count.")
+    verdict = found.verdict.iloc[0]
+    verb = "are" if a.endswith("windows") else "is"
+    ends = {
+        HIGHER: f"{a} {verb} higher",
+        LOWER: f"{a} {verb} lower",
+        ALIKE: "alike within the margin",
     }
-    parts = [
-        f"{words} " + ", ".join(f"`{r.localization}` ({r.value:+.2f})" for r in part.itertuples())
-        for words, part in groups.items()
-        if len(part)
-    ]
-    return f"{what}, fact lookup against each other set (Holm-corrected): {'; '.join(parts)}"
-
-
-def measures(forget: bool) -> dict[str, str]:
-    """{measure of a comparison: its words}; forget: were answers only to be forgotten?"""
-    words = {"transfer": "Old answer gone in another vocabulary"} if forget else {}
-    return MEASURES | words
+    where = {"question": question, "measure": measure}
+    cells = {n: ("contrasts", where, n, ".2f") for n in ("a_value", "b_value")}
+    cells |= {n: ("contrasts", where, n, "+.2f") for n in ("value", "low", "high")}
+    return Claim(
+        f"{what}: {a} {{a_value}}, {b} {{b_value}}, difference {{value}} [{{low}}, {{high}}]: "
+        f"{ends.get(verdict, 'unresolved')}.",
+        cells,
+    )
 
 
 SIDES = {
     "early-late": ("early windows", "late windows"),
-    "lookup-depth": ("fact lookup", "depth-matched controls"),
+    "lookup-depth": ("fact lookup", "depth-matched MLPs"),
 }
 
 
-def findings(contrasts: pandas.DataFrame, forget: bool) -> dict[str, list[str]]:
-    """{question: one sentence per measure} from the table of contrasts."""
-    rows = contrasts.set_index(["question", "measure"])
-    return {
-        question: [sentence(rows.loc[question, m], w, *sides) for m, w in measures(forget).items()]
-        for question, sides in SIDES.items()
-    }
+def questions(rows: pandas.DataFrame) -> dict[str, list[Claim]]:
+    """{question: one claim per measure}."""
+    return {q: [contrast(rows, q, m, *sides) for m in MEASURES] for q, sides in SIDES.items()}
 
 
-def worst_case(worst: pandas.DataFrame, scope: str) -> str:
-    """The worst case of every localization in words."""
-    mine = worst[(worst.scope == scope) & (worst.localization != "unedited")]
-    parts = [
-        f"`{r.localization}` {r.value:.2f} [{r.low:.2f}, {r.high:.2f}] by {r.attack}"
-        for r in mine.itertuples()
+def against_each(rows: pandas.DataFrame, measure: str) -> str:
+    """Fact lookup against every other edit in words: which are lower, higher, alike, unresolved."""
+    mine = rows[rows.measure == measure]
+    groups = [
+        f"{words} {', '.join(f'`{n}`' for n in part)}"
+        for verdict, words in (
+            (HIGHER, "higher than"),
+            (LOWER, "lower than"),
+            (ALIKE, "alike"),
+            ("unresolved", "unresolved against"),
+        )
+        if len(part := mine.localization[mine.verdict == verdict])
     ]
-    invented = f"arbitrary labels of invented subjects: at most {mine.invented.max():.2f}"
-    return (
-        f"Highest recovery by any of {mine.attacks.max()} attacks: {'; '.join([*parts, invented])}"
+    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    return f"{what}, fact lookup is {'; '.join(groups) or 'compared with no edit'}."
+
+
+def step(fits: pandas.DataFrame, measure: str) -> Claim:
+    """Is it a line or a step in depth? The model that predicts left-out layers better, if clearly
+    so (by a tenth)."""
+    rows = fits[fits.measure == measure].set_index("model")
+    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    if not {"line", "step"} <= set(rows.index):
+        return Claim(f"{what}: too few single MLPs count to fit a line or a step.")
+    line, jump = rows.left_out["line"], rows.left_out["step"]
+    better = "a step" if jump < 0.9 * line else "a line" if line < 0.9 * jump else "neither clearly"
+    key = {"measure": measure, "model": "step"}
+    cells = {
+        "at": ("fits", key, "at", ".1f"),
+        "step": ("fits", key, "left_out", ".2f"),
+        "line": ("fits", key | {"model": "line"}, "left_out", ".2f"),
+        "n": ("fits", key, "n", "d"),
+    }
+    return Claim(
+        f"{what}, {{n}} single MLPs: left-out layers are missed by {{step}} under a step at layer "
+        f"{{at}} and by {{line}} under a line; {better} predicts better.",
+        cells,
     )
 
 
+def windows(edits: pandas.DataFrame, back: pandas.DataFrame) -> list[Claim]:
+    """What relearning brings back after each window of MLPs, in order of depth."""
+    rows, cells, parts = back.set_index("localization"), {}, []
+    named = [
+        (n, r.localization) for r in edits.itertuples() for n in (r.localization, *r.also.split())
+    ]
+    starts = {int(n.rsplit("-", 1)[1]): edit for n, edit in named if n.startswith("mlp-window-")}
+    for start, edit in sorted(starts.items()):
+        if edit in rows.index:
+            cells[f"b{start}"] = ("back", {"localization": edit}, "back", "d")
+            failed = " (attack failed a gate)" if rows.failed[edit] else ""
+            parts.append(f"{{b{start}}} from layer {start}{failed}")
+    if not parts:
+        return []
+    cells["n"] = ("back", {"localization": next(iter(starts.values()))}, "n", "d")
+    text = (
+        "Old answers that relearning brings back, of {n} held out, by first layer of the window: "
+    )
+    return [Claim(f"{text}{', '.join(parts)}.", cells)]
+
+
+def worst_case(worst: pandas.DataFrame) -> str:
+    """The worst case of every edit in words."""
+    parts = [
+        f"`{r.localization}` {r.back} of {r.n} by {r.attack} (R {r.value:.2f}; highest of any "
+        f"{r.highest:.2f}, by luck {r.luck:.2f})"
+        for r in worst[worst.localization != "unedited"].itertuples()
+    ]
+    return f"Worst case, as its attacker would choose: {'; '.join(parts)}."
+
+
 def order(names) -> list[str]:
-    """Fact lookup, its controls, sets by effect, windows by depth, unmatched sets; then others."""
+    """Fact lookup, its controls, sets by effect, windows and single MLPs by depth, unmatched
+    sets; then others."""
     ranks = ["fact-lookup", "depth-matched", "causal-tracing", "attribution-patching", "random"]
-    ranks += ["mlp-window", "all-mlps", "nonlocalized"]
+    ranks += ["mlp-window", "mlp-", "all-mlps", "nonlocalized"]
 
     def key(name):
         rank = next((i for i, r in enumerate(ranks) if name.startswith(r)), len(ranks))
@@ -90,3 +171,67 @@ def order(names) -> list[str]:
         return rank, int(tail) if tail.isdigit() else 0, name
 
     return sorted(names, key=key)
+
+
+def sweep_title(fits: pandas.DataFrame) -> str:
+    """What the sweep over single MLPs shows, in at most a dozen words."""
+    rows = fits[fits.measure == "new-wording"].set_index("model")
+    if not {"line", "step"} <= set(rows.index):
+        return "Edits of one MLP and of windows, layer by layer"
+    falls = rows["last"] < rows["first"]
+    line, jump = rows.left_out["line"], rows.left_out["step"]
+    if jump < 0.9 * line and falls["step"]:
+        return f"New answers carry over before layer {rows['at']['step']:.1f}, and less after it"
+    if line < 0.9 * jump and falls["line"]:
+        return "The later the trained MLP, the less the edit carries over"
+    return "Where one MLP is trained: new and old answers, layer by layer"
+
+
+def answers_title(carried: pandas.DataFrame) -> str:
+    """How much of the old answer is left in other wordings."""
+    rows = carried[(carried.kind == "wording") & (carried.says == "old")]
+    rows = rows[rows.localization != "unedited"].dropna(subset="value").sort_values("value")
+    if rows.empty:
+        return "New, old and other answers by format"
+    least, most = rows.iloc[0], rows.iloc[-1]
+    return (
+        f"Old answers in another wording: {least.value:.2f} ({least.localization}) to "
+        f"{most.value:.2f} ({most.localization})"
+    )
+
+
+def way_title(way: pandas.DataFrame) -> str:
+    """What formats say at half the strength and at the end."""
+    rows = way[(way.what == "wording new") & (way.localization == "fact-lookup")].sort_values("at")
+    if len(rows) < 2:
+        return "What strength costs"
+    start, end = rows.iloc[0], rows.iloc[-1]
+    return (
+        f"Fact lookup, strength {start.strength:.2f} to {end.strength:.2f}: new answers elsewhere "
+        f"{start.value:.2f} to {end.value:.2f}"
+    )
+
+
+def back_title(back: pandas.DataFrame, names: list[str]) -> str:
+    """The least and the most that relearning brings back."""
+    rows = back[back.localization.isin(names) & (back.failed == "")].sort_values("value")
+    if rows.empty:
+        return "No relearning attack passed its gates"
+    least, most = rows.iloc[0], rows.iloc[-1]
+    return (
+        f"Relearning brings back {least.back} of {least.n} ({least.localization}) to {most.back} "
+        f"of {most.n} ({most.localization})"
+    )
+
+
+def wordings_title(table: pandas.DataFrame) -> str:
+    """What several wordings in training change for the first edit."""
+    name, number = table.localization.iloc[0], int(table.trained_on.max())
+    rows = table[(table.localization == name) & (table.kind == "wording") & (table.says == "old")]
+    rows = rows.set_index("trained_on").value.dropna()
+    if not {1, number} <= set(rows.index):
+        return f"Edits trained on one wording and on {number}"
+    return (
+        f"Trained on {number} wordings, {name} leaves {rows[number]:.2f} old answers, on one "
+        f"{rows[1]:.2f}"
+    )

@@ -7,7 +7,7 @@ only a colour and a marker in `lib.figures.attacks.ATTACKS`.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -16,13 +16,14 @@ import pandas
 from tqdm.auto import tqdm
 
 import lib.attacks
-from lib.attacks.target import Target
+from lib.attacks.target import MASK, Target
 from lib.config.blocks import Settings
 from lib.config.errors import Block, checked
 from lib.config.rules import check_reads
 from lib.edit import delta
 from lib.tables import UNEDITED
 
+CHOOSING = "choosing"  # the part of the taught half by which an attacker chooses
 LEDGER = ["attack", "variant", "budget", "taught", "trained", "steps", "gflop"]
 
 
@@ -37,6 +38,12 @@ def module(method: str):
     if method not in methods():
         raise ValueError(f"unknown attack '{method}': use one of {', '.join(methods())}")
     return import_module(f"lib.attacks.{method}")
+
+
+def oracle(method: str, variant: str) -> bool:
+    """Does a variant of an attack need the unedited model, which no attacker has?"""
+    needs = module(method).ORACLE
+    return needs if isinstance(needs, bool) else variant in needs
 
 
 def chosen(settings: Settings, group: str) -> dict[str, tuple[str, Block]]:
@@ -82,25 +89,46 @@ def run(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFra
     )
 
 
+def rehearsed(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """`run`, and before it, for attacks that are taught facts, a rehearsal: the attacker teaches
+    one half of what it was told and sees what comes back of the other (rows of split CHOOSING). It
+    chooses variant and budget by that, and then teaches all it was told."""
+    rows, ledger = run(target, attacks)
+    taught = ledger[ledger.taught].attack.unique()
+    inner, _ = run(target.rehearsal(), {n: attacks[n] for n in attacks if n in taught})
+    if len(inner):
+        inner = inner[inner.split == "forget_heldout"].assign(split=CHOOSING)
+    return pandas.concat([rows, inner], ignore_index=True), ledger
+
+
 def on_all(
-    target: Target, names: list[str], attacks: dict
+    target: Target, names: list[str], attacks: dict, thorough: list[str] = ()
 ) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     """`run` on the unedited model and on the edits `names`, with column localization.
 
-    Localizations that train the same weights share one edit, which is attacked once.
+    thorough: edits on which attackers rehearse (see `rehearsed`); if there are any, the known mask
+    is attacked in the same way. Localizations that train the same weights share one edit, which is
+    attacked once.
     """
     found, by_edit = {}, {}
-    models = tqdm([UNEDITED, *names], desc="models", unit="model")
+    models = tqdm([UNEDITED, *([MASK] if thorough else []), *names], desc="models", unit="model")
     for name in models:
         models.set_postfix_str(name)
-        edit = None if name == UNEDITED else _edit(target, name)
+        way = rehearsed if name == MASK or name in thorough else run
+        edit = name if name in (UNEDITED, MASK) else _edit(target, name)
         if edit not in by_edit:
-            with nullcontext(target) if edit is None else target.edited(edit) as attacked:
-                by_edit[edit] = run(attacked, attacks)
+            with _attacked(target, edit) as attacked:
+                by_edit[edit] = way(attacked, attacks)
         found[name] = by_edit[edit]
     parts = [[t.assign(localization=name) for t in tables] for name, tables in found.items()]
     rows, ledger = (pandas.concat(tables, ignore_index=True) for tables in zip(*parts))
     return rows, ledger
+
+
+def _attacked(target: Target, edit) -> AbstractContextManager[Target]:
+    if edit == MASK:
+        return target.masked()
+    return nullcontext(target) if edit == UNEDITED else target.edited(edit)
 
 
 def _edit(target: Target, name: str) -> Path:

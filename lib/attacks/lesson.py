@@ -75,7 +75,7 @@ def teach(
     factor: Callable[[int], float] = lambda step: 1.0,
 ) -> Iterator[ReadOut]:
     """Train the optimizer's weights on the lesson: one read-out after each step of
-    `settings.read_at`, the last after `settings.steps`.
+    `settings.read_at`, the last after `settings.steps` or where the attacker has `enough`.
 
     factor: of the learning rate, by step. Gradients are clipped at norm 1.
     """
@@ -84,8 +84,9 @@ def teach(
     spent = {"trained": sum(w.numel() for w in weights), "taught": lesson.taught}
     for step in tqdm(range(settings.steps + 1), desc="teaching", leave=False):
         if step in settings.read_at:
-            yield ReadOut(target.read(runner), step, steps=step, **spent)
-        if step == settings.steps:
+            rows = target.read(runner)
+            yield ReadOut(rows, step, steps=step, **spent)
+        if step == settings.steps or step in settings.read_at and step and _enough(rows, settings):
             return
         with target.work.step():
             _dropout(runner.model, True)
@@ -96,6 +97,13 @@ def teach(
             optimizer.step()
             schedule.step()
             _dropout(runner.model, False)
+
+
+def _enough(rows, settings) -> bool:
+    """Is as much of the taught half answered correctly as the attacker wants?"""
+    taught = rows[rows.split == "forget_train"]
+    right = (taught.answer == taught.true).mean()
+    return settings.enough is not None and bool(right >= settings.enough)
 
 
 def cosine(steps: int):

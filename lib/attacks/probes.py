@@ -26,7 +26,7 @@ from lib.model.runner import Runner
 
 SEES = "activations; true answers of retained facts"
 BUDGET = "layer"
-ORACLE = False
+ORACLE = ("unedited",)
 
 
 class Settings(Block):

@@ -6,7 +6,8 @@ attackers may use. An attack is a module of `lib.attacks` with
     class Settings(Block)      its block in params.yaml, without `method`
     SEES                       what the attacker sees and may change, in words
     BUDGET                     what its budget counts: steps, shots, bits, ...
-    ORACLE                     does it need the unedited model, which no attacker has?
+    ORACLE                     does it need the unedited model, which no attacker has? True,
+                               False, or the variants that do
     attack(target, settings)   yields one `ReadOut` each time; undoes every change it makes
 
 Every read-out asks the same facts in the training format: both halves of the edited facts, retained
@@ -46,6 +47,7 @@ from lib.model.weights import kept, put
 from lib.store import Store
 
 NEVER_KNOWN = "never_known"
+MASK = "known-mask"  # an edit that is known to mask, of facts that are scored nowhere else
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class ReadOut:
 class Target:
     """A model under attack.
 
-    passages: text like that the edit was to keep; other_text: text that it never saw; unedited:
+    passages: text like that the edit was to keep; heldout: the same, not trained on; other_text:
+    another text that no edit saw; unedited:
     values that the edit replaced (empty: this is the unedited model); control: how many retained
     and how many invented facts are read; seen: what attacks keep of the unedited model, shared by
     all targets of a task.
@@ -83,6 +86,7 @@ class Target:
     split: FactSplit
     invented: list[FactRecord]
     passages: list[tuple[int, ...]]
+    heldout: list[tuple[int, ...]]
     other_text: list[tuple[int, ...]]
     seed: int
     control: int
@@ -105,6 +109,7 @@ class Target:
             split,
             load_never_known(folder),
             passages["train"],
+            passages["heldout"],
             passages["second"],
             seed,
             settings.attacks.control,
@@ -115,6 +120,23 @@ class Target:
         """Inside, the stored edit of `folder` is on the model, and the target knows it."""
         with delta.applied(self.loaded, folder) as old:
             yield replace(self, unedited=old)
+
+    @contextmanager
+    def masked(self) -> Iterator[Target]:
+        """Inside, the known mask of notebook 15 is on the model: validation facts are the edited
+        ones, in two halves like those of the task."""
+        folder = self.store.find("settings", self.task, self.seed) / MASK
+        changed = delta.card(folder)["facts"]
+        halves = {"forget_train": changed[0::2], "forget_heldout": changed[1::2]}
+        with delta.applied(self.loaded, folder) as old:
+            yield replace(self, unedited=old, split=replace(self.split, **halves, retain_val=()))
+
+    def rehearsal(self) -> Target:
+        """The same for an attacker who tries out on the taught half: one half of it is taught, the
+        other one scored."""
+        known = self.split.forget_train
+        halves = {"forget_train": known[0::2], "forget_heldout": known[1::2]}
+        return replace(self, split=replace(self.split, **halves))
 
     @property
     def forms(self) -> dict[str, Format]:

@@ -51,6 +51,7 @@ class Task(Block):
     relations: Some[Word] | None = None
     answers: Literal["single-token", "first-token"] = "single-token"
     lookup: Literal["probes", "path-patching"]
+    lookup_layers: Count | None = None
     probed_relation: Word | None = None
     swap_with: str | None = None
     per_label: Count | None = None
@@ -141,19 +142,21 @@ class Edit(_Trainer):
 
 
 class EditGrid(_Trainer):
-    """The trainer's settings with the grid that learning rate and edit weight are chosen from."""
+    """The trainer's settings, with the grid that learning rate and edit weight are chosen from, and
+    the strengths on the way at which formats are read."""
 
     choose: Literal["grid", "published"] = "grid"
     published_model: Literal["gemma-7b", "gemma-2-9b", "llama-3-8b"] | None = None
     max_steps: Count
     lr: Some[Positive]
     weight_edit: Some[Positive]
+    try_on: Distinct[str]
     validation_facts: int = Field(ge=2)
-    validation_kept: int = Field(ge=2)
     validation_passages: Count
     keep_retained: Share
     keep_text: Positive
-    tolerance: float = Field(ge=0, lt=1)
+    keep_vocabulary: Share
+    read_at: Distinct[Share] = []
 
     def run(self, lr: float, weight_edit: float) -> Edit:
         """Settings of one run."""
@@ -163,6 +166,20 @@ class EditGrid(_Trainer):
     def pairs(self) -> list[Edit]:
         """Settings of every pair of the grid."""
         return [self.run(lr, weight) for lr in self.lr for weight in self.weight_edit]
+
+
+class Sweep(Block):
+    """Further edits of a task, each made and attacked in one go: localizations trained on the one
+    prompt, and localizations trained on `wordings` prompts."""
+
+    localizations: dict[str, Distinct[str]]
+    wordings: int = Field(ge=2)
+    several: dict[str, Distinct[str]]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks with any such edit."""
+        return [t for t in self.localizations if self.localizations[t] or self.several.get(t)]
 
 
 class Rome(Block):
@@ -214,9 +231,11 @@ class Scaling(Experiment):
 
 
 class AttackFormats(Block):
-    """A format counts only where the unedited model reaches `gate` on retained facts."""
+    """A format counts only where the unedited model reaches `gate` on retained facts, and of an
+    edit only where the edited model keeps the share `keep` of that."""
 
     gate: Share
+    keep: Share
 
 
 class Attacks(Experiment):
@@ -228,11 +247,14 @@ class Attacks(Experiment):
 
 
 class Teaching(Block):
-    """Attacks that teach: how many steps, after which of them answers are read, facts per step."""
+    """Attacks that teach: how many steps, after which of them answers are read, facts per step;
+    enough: the attacker stops at the first read-out at which it finds this share of the taught
+    half answered correctly (null: after all steps)."""
 
     lr: Positive
     steps: Count
     read_at: Some[Natural]
+    enough: Annotated[float, Field(gt=0, le=1)] | None = None
     batch_facts: Natural
     batch_retain: Natural
 
@@ -257,10 +279,11 @@ class SideEffects(Block):
 
 
 class Statistics(Block):
-    """Intervals: bootstrap over facts."""
+    """Intervals: bootstrap over facts; margin: differences in shares smaller than it are none."""
 
     resamples: int = Field(ge=100)
     level: Share
+    margin: Share
 
 
 class Settings(Block):
@@ -277,6 +300,7 @@ class Settings(Block):
     localizations: dict[Name, LocalizationSettings]
     compare: Some[str]
     edit: EditGrid
+    sweep: Sweep
     rome: Rome
     weight_masks: WeightMasks
     sequential: Sequential

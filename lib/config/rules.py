@@ -19,6 +19,8 @@ def parse(raw: dict) -> Settings:
     _check_names(settings)
     for name, task in settings.tasks.items():
         _check_task(name, task, settings)
+    if settings.edit.choose == "grid" and not settings.edit.try_on:
+        raise ValueError("edit.try_on is empty: list localizations that the settings are tried on")
     if (settings.edit.choose == "published") != (settings.edit.published_model is not None):
         raise ValueError(
             f"edit.choose is {settings.edit.choose} but edit.published_model is "
@@ -50,8 +52,18 @@ def _check_localizations(settings: Settings) -> None:
 
 
 def _check_names(settings: Settings) -> None:
-    for name in settings.compare:
+    for name in (*settings.compare, *settings.edit.try_on):
         settings.localization(name)
+    for task, names in (*settings.sweep.localizations.items(), *settings.sweep.several.items()):
+        settings.task(task)
+        for name in names:
+            settings.localization(name)
+        again = set(names) & set(settings.compare)
+        if names is settings.sweep.localizations.get(task) and again:
+            raise ValueError(
+                f"`sweep` edits '{min(again)}', which `compare` does already: delete it in one of "
+                "the two"
+            )
     for where in EXPERIMENTS:
         block = getattr(settings, where)
         methods = {name: settings.localization(name).method for name in block.compare}

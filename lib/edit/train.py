@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from lib.config.blocks import Edit
 from lib.edit.losses import Sampler, Step, forgetting, make_step, mean, term_nll
-from lib.facts.formats import encode
+from lib.facts.formats import Format, encode
 from lib.facts.records import FactRecord
+from lib.measure.answers import option_tokens
 from lib.model.components import Localization
 from lib.model.packing import Prompts
 from lib.model.runner import Runner
@@ -32,9 +33,9 @@ from lib.model.weights import nothing_else_changes, trainable
 class EditData:
     """What an edit is trained on.
 
-    prompts: facts to change, then facts to keep, in the training format; targets: (n_prompts,)
-    answer tokens (of the first n_changed the new answers, or with `forget` the true ones, which
-    are made improbable); passages: training text as token ids.
+    prompts: facts to change, then facts to keep, in one wording or several; targets: (n_prompts,)
+    answer tokens (of the first n_changed prompts the new answers, or with `forget` the true ones,
+    which are made improbable); passages: training text as token ids.
     """
 
     prompts: Prompts
@@ -50,13 +51,23 @@ class EditData:
         kept: list[FactRecord],
         passages: list[tuple[int, ...]],
         forget: bool = False,
+        wordings: tuple[dict[str, Format], ...] = (),
     ) -> EditData:
         """Give `changed` facts their new answers (or take the true ones away) and let `kept` ones
-        keep theirs."""
-        targets = [f.true_token if forget else f.edit_token for f in changed]
-        targets += [f.true_token for f in kept]
-        prompts = encode(tokenizer, [f.prompt for f in changed + kept])
-        return EditData(prompts, torch.tensor(targets), len(changed), passages, forget)
+        keep theirs, in the training format and in other `wordings`, each {relation: format}."""
+        texts, targets, number = [], [], 0
+        for facts in (changed, kept):
+            wanted = "edit" if facts is changed and not forget else "true"
+            texts += [f.prompt for f in facts]
+            targets += [getattr(f, f"{wanted}_token") for f in facts]
+            for forms in wordings:
+                options = option_tokens(tokenizer, forms, facts)
+                asked = [(f, tokens) for f, tokens in zip(facts, options) if tokens]
+                texts += [forms[f.relation].ask(f) for f, _ in asked]
+                targets += [tokens[getattr(f, wanted)] for f, tokens in asked]
+            number = number or len(texts)
+        prompts = encode(tokenizer, texts)
+        return EditData(prompts, torch.tensor(targets), number, passages, forget)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""One grid of learning rate and edit weight for every localization, and one written rule.
+"""One pair of learning rate and edit weight for all edits of a task, by one written rule.
 
-Each pair edits a few *validation* facts, on which no result is reported, to the same strength as
-the real edit. The choice depends on what then happens to other validation facts and to text that
-the trial is not trained on (section 5.4):
+Each pair of the grid edits *validation* facts, as many as the real edit and none of them edited or
+scored later, in a few localizations of different kinds (`try_on`), to the same strength as the real
+edit. The choice depends on what then happens to other validation facts and to text that the trial
+is not trained on (section 5.4):
 
-    of the pairs that reach the strength, keep `keep_retained` of the probability of retained
-    answers and add at most `keep_text` nats to the text loss, those that keep most of the retained
-    answers, to within `tolerance`, and of these the one with the fewest steps; if no pair meets
-    all that, the same among those that reach the strength; if none does, the one that gets
-    furthest.
+    the first pair of the grid with which every tried localization reaches the strength, keeps
+    `keep_retained` of the probability of retained answers and adds at most `keep_text` nats to the
+    text loss. A pair is given up at the first localization that fails. If all pairs fail, the one
+    that got furthest is taken.
 
-No format, attack or fact of the forget set enters. `published` gives the pairs that the paper's
-authors used for a family of methods instead.
+The grid lists the pairs that need the fewest steps first. No format, attack or fact of the forget
+set enters. The conditions are looked at again on the real edit and reported there, never mended.
+`published` gives the pairs that the paper's authors used for a family of methods instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import pandas
 import torch
 import yaml
+from tqdm.auto import tqdm
 
 from lib import paths
 from lib.config.blocks import Edit, EditGrid, LocalizationSettings, Task
@@ -32,21 +34,39 @@ from lib.model.packing import Pack, Prompts
 from lib.model.runner import Runner
 from lib.model.weights import kept, nothing_else_changes, trainable
 
-COLUMNS = ["lr", "weight_edit", "step", "strength", "retained", "text"]
+COLUMNS = ["localization", "lr", "weight_edit", "step", "strength", "retained", "text"]
+
+
+@dataclass(frozen=True)
+class ToKeep:
+    """What an edit should leave alone: facts with the tokens of their true answers, and text."""
+
+    prompts: Prompts
+    answers: torch.Tensor
+    passages: list[tuple[int, ...]]
+
+    @staticmethod
+    def of(tokenizer, facts: list[FactRecord], passages: list[tuple[int, ...]]) -> ToKeep:
+        """Known facts in the training format, and text as token ids."""
+        prompts = encode(tokenizer, [f.prompt for f in facts])
+        return ToKeep(prompts, torch.tensor([f.true_token for f in facts]), passages)
+
+    @torch.no_grad()
+    def read(self, runner: Runner) -> dict[str, float]:
+        """retained: mean probability of the true answers over the whole vocabulary; text: loss in
+        nats per token."""
+        retained = (-runner.answer_nll(self.prompts, self.answers)).exp().mean()
+        pack = Pack(None, tuple(self.passages))
+        text = runner.nll(pack, pack.text_rows, pack.text_targets).mean()
+        return {"retained": retained.item(), "text": text.item()}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a trial edits and what it must not harm.
-
-    data: validation facts to change and training facts to keep; kept, answers: validation facts
-    to keep and their true answer tokens; passages: text that the trial does not train on.
-    """
+    """What a trial edits (data) and what it should leave alone (others)."""
 
     data: EditData
-    kept: Prompts
-    answers: torch.Tensor
-    passages: list[tuple[int, ...]]
+    others: ToKeep
 
     @staticmethod
     def of(
@@ -59,102 +79,82 @@ class Validation:
     ) -> Validation:
         """Draw both from validation facts and training text; ValueError if there are too few."""
         n, m = settings.validation_facts, settings.validation_passages
-        if len(split.retain_val) < 2 * n or len(passages) <= m:
+        if len(split.retain_val) < n + 2 or len(passages) <= m:
             raise ValueError(
                 f"{len(split.retain_val)} validation facts and {len(passages)} training passages "
-                f"are too few for edit.validation_facts {n} (twice as many are needed) and "
+                f"are too few for edit.validation_facts {n} (two more are needed) and "
                 f"edit.validation_passages {m}: lower these, or raise `retain_val` of the task"
             )
-        changed, kept = (
-            [facts[i] for i in ids]
-            for ids in (split.retain_val[:n], split.retain_val[n : n + settings.validation_kept])
-        )
+        changed, others = ([facts[i] for i in ids] for ids in _parted(split.retain_val, n))
         taught = [facts[i] for i in split.retain_train]
         return Validation(
             EditData.of(tokenizer, changed, taught, passages[:-m], forget),
-            encode(tokenizer, [f.prompt for f in kept]),
-            torch.tensor([f.true_token for f in kept]),
-            passages[-m:],
+            ToKeep.of(tokenizer, others, passages[-m:]),
         )
 
 
-def try_pairs(
-    model, localization: Localization, validation: Validation, settings: EditGrid, seed: int
+def _parted(ids: tuple[str, ...], first: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return ids[:first], ids[first:]
+
+
+def try_pair(
+    model, places: list[Localization], validation: Validation, pair: Edit, grid: EditGrid, seed: int
 ) -> pandas.DataFrame:
-    """Two rows per pair, before and after: COLUMNS; retained: mean probability of the true answers
-    kept, text: loss in nats per token. The model is left as it was, bit for bit."""
-    weights = trainable(model, localization)
-    runner = Runner(model, localization.first_layer)  # what lies below is the same in all trials
-    rows = []
-    share = validation.data.n_changed / settings.batch_facts  # smaller batches, mixed as the edit's
-    batches = {"batch_retain": max(round(share * settings.batch_retain), 1)} if share < 1 else {}
+    """Two rows per localization, before and after (COLUMNS, see `ToKeep.read`), up to the first one
+    that fails a condition. The model is left as it was, bit for bit."""
+    rows, before = [], validation.others.read(Runner(model))
     with nothing_else_changes(model, {}):
-        for pair in settings.pairs():
-            wanted = pair.but(**batches)
-            watch = _watcher(validation, wanted, rows)
-            with kept(weights):
-                fit(model, localization, validation.data, wanted, seed, watch, runner)
+        for place in places:
+            runner = Runner(model, place.first_layer)  # what lies below never changes
+            with kept(trainable(model, place)):
+                done = fit(model, place, validation.data, pair, seed, runner=runner)
+                after = validation.others.read(runner)
+            key = {"localization": place.name, "lr": pair.lr, "weight_edit": pair.weight_edit}
+            rows.append(key | {"step": 0, "strength": 0.0} | before)
+            rows.append(key | {"step": done.steps, "strength": done.strength} | after)
+            if not ended(pandas.DataFrame(rows), grid).met.all():
+                break
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
-def _watcher(validation: Validation, wanted: Edit, rows: list[dict]):
-    pack = Pack(None, tuple(validation.passages))
-
-    def watch(runner: Runner, step: int, strength: float) -> None:
-        pair = {"lr": wanted.lr, "weight_edit": wanted.weight_edit, "step": step}
-        if rows and not step:  # every trial begins with the same weights
-            rows.append(rows[0] | pair)
-        elif not step or strength >= wanted.strength or step == wanted.max_steps:
-            retained = (-runner.answer_nll(validation.kept, validation.answers)).exp().mean()
-            with torch.no_grad():
-                text = runner.nll(pack, pack.text_rows, pack.text_targets).mean()
-            found = {"strength": strength, "retained": retained.item(), "text": text.item()}
-            rows.append(pair | found)
-
-    return watch
+def try_pairs(
+    model, places: list[Localization], validation: Validation, grid: EditGrid, seed: int
+) -> pandas.DataFrame:
+    """`try_pair` one pair of the grid after the other, until one meets all conditions."""
+    parts = []
+    for pair in tqdm(grid.pairs(), desc="pairs of settings"):
+        parts.append(try_pair(model, places, validation, pair, grid, seed))
+        if ended(parts[-1], grid).met.sum() == len(places):
+            break
+    return pandas.concat(parts, ignore_index=True)
 
 
-def choose(trials: pandas.DataFrame, settings: EditGrid) -> dict:
+def choose(trials: pandas.DataFrame, grid: EditGrid) -> dict:
     """The pair that the rule takes: lr, weight_edit, and `admissible`, false where no pair met all
-    its conditions."""
-    groups = trials.groupby(["lr", "weight_edit"], sort=False)
-    start, end = groups.first(), groups.last()
-    reached = end.strength >= settings.strength
-    keeps = end.retained >= settings.keep_retained * start.retained
-    keeps &= end.text - start.text <= settings.keep_text
-    pool = next(part for part in (end[reached & keeps], end[reached], end) if len(part))
-    if reached.any():
-        share = pool.retained / start.retained[pool.index]
-        pool = pool[share >= share.max() - settings.tolerance]
-        lr, weight = pool.sort_values(["step", "retained"], ascending=[True, False]).index[0]
-    else:
-        lr, weight = pool.strength.idxmax()
-    met = bool((reached & keeps)[lr, weight])
-    return {"lr": float(lr), "weight_edit": float(weight), "admissible": met}
+    conditions."""
+    ends = ended(trials, grid)
+    met = ends.groupby(["lr", "weight_edit"], sort=False).met.sum()
+    lr, weight = met.idxmax()
+    admissible = bool(ends[(ends.lr == lr) & (ends.weight_edit == weight)].met.all())
+    return {"lr": float(lr), "weight_edit": float(weight), "admissible": admissible}
 
 
-def settle(
-    loaded,
-    localization: Localization,
-    how: LocalizationSettings,
-    task: Task,
-    facts: dict[str, FactRecord],
-    split: FactSplit,
-    passages: list[tuple[int, ...]],
-    settings: EditGrid,
-    seed: int,
-) -> tuple[pandas.DataFrame, dict]:
-    """(trials, what was chosen: lr, weight_edit, admissible) for one localization, by the grid or
-    as published; without trials or choice for a closed-form edit, which has no such settings."""
-    none = pandas.DataFrame(columns=COLUMNS)
+def ended(trials: pandas.DataFrame, grid: EditGrid) -> pandas.DataFrame:
+    """One row per tried localization and pair, where it ended; kept: share of the unedited model's
+    probability of retained answers, added: nats added to the text loss, met: all conditions."""
+    groups = trials.groupby(["localization", "lr", "weight_edit"], sort=False)
+    ends, start = groups.last().reset_index(), groups.first().reset_index()
+    ends = ends.assign(kept=ends.retained / start.retained, added=ends.text - start.text)
+    met = (ends.strength >= grid.strength) & (ends.kept >= grid.keep_retained)
+    return ends.assign(met=met & (ends.added <= grid.keep_text))
+
+
+def pair_for(how: LocalizationSettings, task: Task, settings: EditGrid, chosen: dict) -> dict:
+    """lr and weight_edit of one edit: what `choose` took for the task, or as published for its
+    family; none for a closed-form edit, which has no such settings."""
     if how.method == "rome":
-        return none, {}
-    if settings.choose == "published":
-        return none, published(how, task, settings)
-    forget = task.change == "forget"
-    validation = Validation.of(loaded.tokenizer, facts, split, passages, settings, forget)
-    trials = try_pairs(loaded.model, localization, validation, settings, seed)
-    return trials, choose(trials, settings)
+        return {}
+    return published(how, task, settings) if settings.choose == "published" else chosen
 
 
 def published(localization: LocalizationSettings, task: Task, settings: EditGrid) -> dict:

@@ -1,14 +1,16 @@
-"""CounterFact in both public schemas, mapped to one table; malformed rows are counted and named.
+"""CounterFact in every public form, mapped to one table; malformed rows are counted and named.
 
 The *ROME* distribution is a json list whose `requested_rewrite` holds a prompt template with `{}`
-for the subject and targets without a leading space; the *tracing* distribution has flat rows with
-filled prompts and targets with one (section 1.2). ROME's `target_new` is tracing's `target_false`:
-the edit target. Neither file is in this repository: give a path, or the id of a data set on the
-hub.
+for the subject and targets as records with `str`; the *tracing* distribution has flat rows with
+filled prompts and targets with a leading space (section 1.2). ROME's `target_new` is tracing's
+`target_false`: the edit target. In csv files lists and records are written out as text. A row is
+read by what it holds, so all forms go through one function. No file is in this repository: give a
+path, or the id of a data set on the hub.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from lib.model.names import is_hub_id
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 COLUMNS = ["id", "relation", "subject", "prompt", "true", "edit", "paraphrases", "neighbors"]
-KEY = ["relation", "subject", "true", "edit"]
-TRACING = ("relation_id", "prompt", "subject", "target_true", "target_false")
+FIELDS = ("relation_id", "prompt", "subject", "target_true")
+RECORDS = ("requested_rewrite", "target_true", "target_new", "target_false")
+LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 
 
 def load_counterfact(source: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -30,31 +33,22 @@ def load_counterfact(source: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
 
     source: path of a json, jsonl, csv or parquet file, or a hub id such as
     NeelNanda/counterfact-tracing. FileNotFoundError or ValueError in one sentence if it cannot be
-    read or has neither schema.
+    read or is no CounterFact.
     """
     rows = _read(source)
     if not rows or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{source} holds no facts: make it a list of CounterFact records")
-    first = rows[0]
-    if isinstance(first.get("requested_rewrite"), str):
-        raise ValueError(
-            f"{source} holds `requested_rewrite` as text, as csv files do: save it as json or "
-            "parquet"
-        )
-    if "requested_rewrite" in first:
-        parse = _rome
-    elif set(TRACING) <= set(first):
-        parse = _tracing
-    else:
-        has = short(", ".join(map(str, first)))
+    first = {str(name).removeprefix("requested_rewrite.").split(".")[0] for name in rows[0]}
+    if "requested_rewrite" not in first and not set(FIELDS) <= first:
+        has = short(", ".join(map(str, rows[0])))
         raise ValueError(
             f"{source} has neither CounterFact schema (it has {has}): "
-            f"give it `requested_rewrite`, or {', '.join(TRACING)}"
+            f"give it `requested_rewrite`, or {', '.join(FIELDS)} and target_false or target_new"
         )
     facts, rejected = [], []
     for number, row in enumerate(rows):
         try:
-            facts.append(_checked(parse(number, row)))
+            facts.append(_checked(_fact(number, _flat(row))))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             rejected.append(
                 {"row": number, "reason": f"field {error} is missing or of a wrong kind"}
@@ -65,66 +59,61 @@ def load_counterfact(source: str) -> tuple[pandas.DataFrame, pandas.DataFrame]:
     return table, pandas.DataFrame(rejected, columns=["row", "reason"])
 
 
-def join(
-    tracing: pandas.DataFrame, rome: pandas.DataFrame
-) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-    """(facts, rejected): tracing facts with the paraphrases and neighbors of their ROME twins.
-
-    Twins agree in relation, subject and both targets; facts without exactly one twin are rejected,
-    by name.
-    """
-    sides = [t.groupby(KEY).filter(lambda g: len(g) == 1) for t in (tracing, rome)]
-    lists = sides[1][[*KEY, "paraphrases", "neighbors"]]
-    joined = sides[0].drop(columns=["paraphrases", "neighbors"]).merge(lists, on=KEY)
-    lost = tracing[~tracing.id.isin(joined.id)]
-    reasons = [
-        {"row": r.id, "reason": f"'{r.subject}' has no single twin"} for r in lost.itertuples()
-    ]
-    return joined[COLUMNS], pandas.DataFrame(reasons, columns=["row", "reason"])
+def _flat(row: dict) -> dict:
+    """A row without nesting: {field: text, or list of texts}, whatever form it came in."""
+    found = {}
+    for name, value in row.items():
+        value = _opened(name, value)
+        if name == "requested_rewrite":
+            found |= _flat(dict(value))
+        elif isinstance(value, dict) and name in RECORDS:
+            found[name] = value["str"]
+        else:
+            found[str(name).removeprefix("requested_rewrite.").removesuffix(".str")] = value
+    return found
 
 
-def _rome(number: int, row: dict) -> dict:
-    asked = row["requested_rewrite"]
-    if asked["prompt"].count("{}") != 1:
-        raise ValueError("the prompt has no single place {} for the subject")
+def _opened(name: str, value):
+    """A list or record that a csv cell holds as text; ValueError if it cannot be read."""
+    nested = name in RECORDS and str(value).startswith("{") or name in LISTS
+    if not isinstance(value, str) or not nested:
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(value) if value.strip() else []
+        except (ValueError, SyntaxError):
+            continue
+    raise ValueError(f"{name} is no {'list of texts' if name in LISTS else 'record'}")
+
+
+def _fact(number: int, row: dict) -> dict:
+    prompt, subject = row["prompt"], row["subject"].strip()
+    if prompt.count("{}") > 1 or "{}" not in prompt and subject not in prompt:
+        raise ValueError(f"the prompt has no single place {{}} for the subject, nor '{subject}'")
     return {
         "id": f"counterfact/{row.get('case_id', number)}",
-        "relation": asked["relation_id"],
-        "subject": asked["subject"].strip(),
-        "prompt": asked["prompt"].replace("{}", asked["subject"].strip()),
-        "true": asked["target_true"]["str"].strip(),
-        "edit": asked["target_new"]["str"].strip(),
+        "relation": row["relation_id"],
+        "subject": subject,
+        "prompt": prompt.replace("{}", subject).rstrip(),
+        "true": row["target_true"].strip(),
+        "edit": (row["target_new"] if "target_new" in row else row["target_false"]).strip(),
         "paraphrases": _texts(row, "paraphrase_prompts"),
         "neighbors": _texts(row, "neighborhood_prompts"),
     }
 
 
 def _texts(row: dict, name: str) -> list[str]:
-    found = [] if row.get(name) is None else list(row[name])  # parquet gives arrays
-    if isinstance(row.get(name), str) or not all(isinstance(text, str) for text in found):
+    found = row.get(name)
+    found = [] if found is None or isinstance(found, float) else list(found)  # parquet: arrays
+    if not all(isinstance(text, str) for text in found) or isinstance(row.get(name), str):
         raise ValueError(f"{name} is no list of texts")
-    return found
-
-
-def _tracing(number: int, row: dict) -> dict:
-    return {
-        "id": f"counterfact/{row.get('case_id', number)}",
-        "relation": row["relation_id"],
-        "subject": row["subject"].strip(),
-        "prompt": row["prompt"].rstrip(),
-        "true": row["target_true"].strip(),
-        "edit": row["target_false"].strip(),
-        "paraphrases": [],
-        "neighbors": [],
-    }
+    return [text.rstrip() for text in found]
 
 
 def _checked(fact: dict) -> dict:
     empty = [name for name in ("relation", "subject", "prompt", "true", "edit") if not fact[name]]
     if empty:
         raise ValueError(f"{empty[0]} is empty")
-    if fact["subject"] not in fact["prompt"]:
-        raise ValueError(f"subject '{fact['subject']}' is not in its prompt")
     if fact["true"] == fact["edit"]:
         raise ValueError(f"the edit target of '{fact['subject']}' equals the truth")
     return fact

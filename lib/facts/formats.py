@@ -22,6 +22,7 @@ from lib.config.errors import read_yaml, short
 from lib.model.packing import Prompts
 
 KINDS = ("training", "rewording", "vocabulary", "choice")
+DISTRACTION = "It had rained all morning, and nobody was in a hurry. "
 SUBJECT = re.compile(r"\{subject\}|\{SUBJECT\}|\{surname\}")
 
 
@@ -30,9 +31,9 @@ class Format:
     """One way to ask for the facts of a relation; kind: one of KINDS.
 
     template: text with `{subject}`, or None where every fact brings its own wordings (CounterFact:
-    number `wording` of its prompt and paraphrases). answers: {label: word}; labels it does not
-    list are their own word. yes, no: of a choice format that goes through the answers one by one,
-    words that affirm and deny.
+    number `wording` of its prompt and paraphrases, after the text `lead`). answers: {label: word};
+    labels it does not list are their own word. yes, no: of a choice format that goes through the
+    answers one by one, words that affirm and deny.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Format:
     template: str | None
     answers: dict[str, str] = field(default_factory=dict)
     wording: int = 0
+    lead: str = ""
     yes: tuple[str, ...] = ()
     no: tuple[str, ...] = ()
 
@@ -52,7 +54,7 @@ class Format:
         if self.template is not None:
             return self.prompt(fact.subject)
         own = (fact.prompt, *fact.paraphrases)
-        return own[self.wording] if self.wording < len(own) else None
+        return self.lead + own[self.wording] if self.wording < len(own) else None
 
     def words(self, labels) -> dict[str, str]:
         """{label: the word that answers it} for some labels."""
@@ -172,9 +174,10 @@ def load_training(folder: Path) -> dict[str, Format]:
 
 
 def own_wordings(relations: list[str], paraphrases: int) -> Catalogue:
-    """Formats of facts that bring their own wordings, as CounterFact does: a prompt and
-    paraphrases."""
+    """Formats of facts that bring their own wordings, as CounterFact does: a prompt, the same
+    after a sentence that has nothing to do with it, and paraphrases."""
     forms = [Format("training", "training", None)]
+    forms += [Format("distracted", "rewording", None, lead=DISTRACTION)]
     forms += [
         Format(f"paraphrase-{i}", "rewording", None, {}, i) for i in range(1, paraphrases + 1)
     ]

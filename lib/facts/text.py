@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from lib import paths
 from lib.config.blocks import Text
 from lib.store import Store
 
@@ -81,7 +82,7 @@ def load(folder: Path) -> dict[str, list[tuple[int, ...]]]:
 def make(loaded, settings: Text) -> dict[str, list]:
     """{"train", "heldout", "second"}: passages as token ids, sampled or cut from a file."""
     if settings.source:
-        text = Path(settings.source).read_text()
+        text = (paths.ROOT / settings.source).read_text(encoding="utf-8")
         passages = chunks(loaded.tokenizer, text, settings.passages, settings.tokens)
     else:
         size = settings.passages, settings.tokens, settings.seed

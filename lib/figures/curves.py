@@ -5,8 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas
 
-from lib.analysis.words import order
-from lib.figures.style import CHANCE, COLORBLIND, headline, label, name_rows
+from lib.figures.style import CHANCE, COLORBLIND, headline, label
 
 
 def removals(table: pandas.DataFrame, chance: float, title: str):
@@ -107,35 +106,3 @@ def batches(table: pandas.DataFrame, title: str):
 
 
 _ENDS = COLORBLIND[0], COLORBLIND[3]  # first batch, last batch
-
-
-def beside(table: pandas.DataFrame, title: str):
-    """Transfer of every localization, published and ours, one panel per task.
-
-    table: rows (task, source, localization, value, low, high).
-    """
-    names = order(table.localization.unique())
-    tasks = list(dict.fromkeys(table.task))
-    size = (4.6 * len(tasks) + 2, 0.3 * len(names) + 1.5)
-    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False)
-    for axis, task in zip(axes.flat, tasks):
-        mine = table[table.task == task]
-        for source, shift, look in (
-            ("published", -0.15, dict(color="0.5", marker="x", linestyle="none")),
-            ("ours", 0.15, dict(color=COLORBLIND[0], marker="o", linestyle="none")),
-        ):
-            rows = mine[mine.source == source].set_index("localization")
-            y = [names.index(n) + shift for n in rows.index]
-            error = [rows.value - rows.low, rows.high - rows.value]
-            axis.errorbar(rows.value, y, xerr=error, ms=5, capsize=2, label=source, **look)
-        axis.set(xlim=(-0.04, 1.04))
-        axis.set_title(task, fontsize=9)
-    name_rows(axes.flat[0], names)
-    axes.flat[-1].legend(fontsize=8, loc="lower right", frameon=True)
-    figure.supxlabel(
-        "transfer (published: multiple choice, mean of three models; ours: another answer "
-        "vocabulary); only orders can be compared",
-        fontsize=9,
-    )
-    headline(figure, title)
-    return figure

@@ -1,253 +1,272 @@
-"""One function per figure of edits and what they withstand."""
+"""One function per figure of edits, what they cost and what they withstand."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy
 import pandas
 
 from lib.analysis.words import order
-from lib.figures.style import CHANCE, COLORBLIND, UNEDITED_LINE, headline, label, name_rows, style
+from lib.figures.style import (
+    CHANCE,
+    GREY,
+    NEW,
+    OLD,
+    UNEDITED_LINE,
+    WIDTH,
+    early,
+    errors,
+    headline,
+    label,
+    name_rows,
+)
+
+KINDS = {"vocabulary": ("other answer words", "o"), "wording": ("another wording", "D")}
 
 
-def transfer(table: pandas.DataFrame, answerable: dict[str, bool], chance: float, title: str):
-    """Share of edited facts that give the new answer, by format and localization.
+def spans(edits: pandas.DataFrame) -> pandas.DataFrame:
+    """First and last trained MLP of single MLPs and windows, one row per name, windows that equal
+    another edit under its rows too: columns localization, first_layer, last_layer, single,
+    reached."""
+    rows = []
+    for r in edits.itertuples():
+        layers = [int(layer) for layer in str(r.mlp).split()]
+        for name in [r.localization, *str(r.also).split()]:
+            if name.startswith("mlp-") and layers:
+                rows.append((r.localization, layers[0], layers[-1], len(layers) == 1, r.reached))
+    columns = ["localization", "first_layer", "last_layer", "single", "reached"]
+    return pandas.DataFrame(rows, columns=columns)
 
-    table: rows (localization, format, value, low, high, reached, depth), localization "unedited"
-    included.
+
+def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.DataFrame, found: dict):
+    """The main figure: edits of one MLP, layer after layer, and of windows of MLPs.
+
+    carried: rows (localization, kind, says, value, low, high, all_formats, first_layer, last_layer,
+    single), back: rows (localization, back, n, failed, first_layer, last_layer, single); effect:
+    path-patching effect of every MLP, rows (layer, effect, error); found: title, chance, lookup
+    (layers), n_layers, prior (what guessing would bring back), unedited (old answers before any
+    edit).
     """
-    formats = [name for name, ok in answerable.items() if ok]
-    refused = [name for name, ok in answerable.items() if not ok]
-    names = order(set(table.localization) - {"unedited"})
-    columns = len(formats) if len(formats) <= 8 else -(-len(formats) // 2)
-    lines = -(-len(formats) // columns)
-    size = (1.75 * columns + 1.5, (0.3 * len(names) + 1.0) * lines + 0.9)
-    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
-    axes = list(grid.flat)
-    for axis, form in zip(axes, formats):
-        rows = table[table.format == form].set_index("localization")
-        for y, name in enumerate(names):
-            point(axis, rows.loc[name], y, name)
-        axis.axvline(rows.loc["unedited", "value"], **UNEDITED_LINE)
-        axis.axvline(chance, **CHANCE)
-        axis.set_title(form.replace("-", "\n", 1), fontsize=9)
-        axis.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
-    for axis in axes[len(formats) :]:
-        axis.axis("off")
-    name_rows(axes[0], names)
-    for line in grid[1:]:
-        line[0].set_yticklabels([label(n) for n in names])
-    left_out = f"; not answerable: {', '.join(refused)}" if refused else ""
-    figure.supxlabel(
-        "share of edited facts that give the new answer (dashed: unedited model, dotted: chance; "
-        f"hollow: edit did not reach the strength{left_out})",
-        fontsize=9,
+    shape = dict(figsize=(WIDTH, 6.6), sharex=True, height_ratios=(0.7, 1, 1, 1))
+    figure, axes = plt.subplots(4, 1, **shape)
+    colors = [early(0) if layer in found["lookup"] else "0.75" for layer in effect.layer]
+    axes[0].bar(effect.layer, effect.effect, 0.8, yerr=2 * effect.error, color=colors)
+    axes[0].set_ylabel("effect on the\nheads' answer")
+    for axis, says, color in ((axes[1], "new", NEW), (axes[2], "old", OLD)):
+        for kind, (words, marker) in KINDS.items():
+            rows = carried[(carried.kind == kind) & (carried.says == says)]
+            _by_layer(axis, rows, color, marker, kind == "vocabulary", words)
+        axis.set(ylim=(-0.06, 1.06), ylabel=f"{says} answer,\nasked differently")
+    axes[1].axhline(found["chance"], **CHANCE)
+    axes[2].axhline(found["unedited"], **UNEDITED_LINE)
+    rows = back.assign(value=back.value.where(back.failed == ""), all_formats=back.value)
+    _by_layer(axes[3], rows, OLD, "s", True, "")
+    n = int(back.n.max())
+    axes[3].set(ylim=(-0.06, 1.06), yticks=[0, 0.5, 1], yticklabels=[0, n // 2, n])
+    axes[3].set_ylabel(f"old answer back,\nof {n} held out")
+    axes[3].axhline(found["prior"], **CHANCE)
+    axes[1].legend(loc="lower left", framealpha=0.9)
+    axes[3].set(xticks=range(found["n_layers"]), xlim=(-0.7, found["n_layers"] - 0.3))
+    axes[3].set_xlabel(
+        "trained layer (points: one MLP; bars: a window; hollow or dotted: not counted)"
     )
-    headline(figure, title)
+    headline(figure, found["title"])
     return figure
 
 
-def point(axis, row, y, name):
-    """A localization's value with its interval at height y; hollow below the edit strength."""
-    look = style(name, row.depth)
+def _by_layer(axis, rows: pandas.DataFrame, color, marker: str, filled: bool, words: str) -> None:
+    """Single MLPs as points with intervals, windows as bars over their layers; hollow where the
+    value is missing, since format or attack do not count, or where the strength was missed."""
+    rows = rows.assign(value=rows.value.where(rows.reached))
+    one, windows = rows[rows.single].sort_values("first_layer"), rows[~rows.single]
+    counted = one.dropna(subset="value")
+    look = dict(color=color, ms=5 if filled else 3.5)
     axis.errorbar(
-        row.value,
-        y,
-        xerr=[[row.value - row.low], [row.high - row.value]],
-        fmt=look["marker"],
-        color=look["color"],
-        markerfacecolor=None if row.reached else "white",
-        markersize=6,
-        capsize=2,
+        counted.first_layer + (0 if filled else 0.18),
+        counted.value,
+        yerr=errors(counted),
+        fmt=marker + ("-" if filled else ":"),
+        lw=1.1,
+        elinewidth=0.7,
+        label=words or None,
+        mfc=color if filled else "white",
+        **look,
     )
+    hollow = one[one.value.isna()]
+    axis.plot(hollow.first_layer, hollow.all_formats, marker, mfc="none", mec=color, alpha=0.5)
+    for row in windows.itertuples() if filled else ():
+        value, missing = row.value, pandas.isna(row.value)
+        value, line = (row.all_formats, ":") if missing else (value, "-")
+        ends = [row.first_layer - 0.3, row.last_layer + 0.3]
+        axis.plot(ends, [value] * 2, line, color=color, alpha=0.45, lw=3, solid_capstyle="butt")
 
 
-def relearning(table: pandas.DataFrame, verdicts: dict[str, str], chance: float, title: str):
-    """Curves of the attack, one panel per localization.
+def answers(table: pandas.DataFrame, names: list[str], title: str):
+    """New, old and other answers of edited facts by format, one row per edit, one column per
+    format.
 
-    table: rows (localization, split, step, value, low, high); verdicts: {localization: words
-    under its name}.
+    table: rows (localization, format, kind, new, old, other, retained, counts); a format that the
+    edit broke is hatched, and the tick is the share of retained facts answered correctly.
     """
-    names = order(table.localization.unique())
-    columns = 5
+    kinds = ["training", "wording", "vocabulary"]
+    table = table[table.localization.isin(names)]
+    formats = table.drop_duplicates("format").sort_values("kind", key=lambda k: k.map(kinds.index))
+    size = (WIDTH, 0.3 * len(names) + 1.9)
+    figure, axes = plt.subplots(1, len(formats), figsize=size, sharey=True, squeeze=False)
+    for axis, form in zip(axes[0], formats.itertuples()):
+        rows = table[table.format == form.format].set_index("localization").reindex(names)
+        left = numpy.zeros(len(names))
+        for says, color in (("new", NEW), ("other", "0.85"), ("old", OLD)):
+            bars = axis.barh(range(len(names)), rows[says], 0.72, left, color=color)
+            left = left + rows[says].fillna(0).to_numpy()
+            for bar, counts in zip(bars, rows.counts):
+                bar.set(hatch=None if counts else "////", edgecolor="white", lw=0)
+        axis.plot(rows.retained, range(len(names)), "|", color="black", ms=9, mew=1.5)
+        axis.set(xlim=(0, 1), xticks=[])
+        axis.set_title(form.format, fontsize=8, rotation=45, ha="left", x=0.2)
+        axis.tick_params(left=axis is axes[0][0])
+        axis.grid(False)
+    name_rows(axes[0][0], names)
+    words = (
+        "edited facts: new answer (blue), another (grey), old (vermillion); tick: retained facts"
+    )
+    figure.supxlabel(words, fontsize=8.5)
+    headline(figure, title)
+    figure.subplots_adjust(wspace=0.12)
+    return figure
+
+
+def strength(table: pandas.DataFrame, names: list[str], found: dict):
+    """What strength costs: shares on the way of the edit, one column per localization.
+
+    table: rows (localization, at, strength, what, value); found: title, levels.
+    """
+    lines = {
+        "vocabulary new": (NEW, "-", "o", "new, other words"),
+        "vocabulary old": (OLD, "-", "o", "old, other words"),
+        "wording new": (NEW, ":", "D", "new, other wording"),
+        "wording old": (OLD, ":", "D", "old, other wording"),
+        "retained": (GREY, "--", "s", "retained facts kept"),
+    }
+    size = (WIDTH, 2.6)
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for what, (color, line, marker, words) in lines.items():
+            rows = table[(table.localization == name) & (table.what == what)].sort_values("at")
+            look = dict(color=color, marker=marker, ms=4, label=words)
+            axis.plot(rows.strength, rows.value, line, **look)
+        axis.set(ylim=(-0.05, 1.15), xlim=(0.45, 1.0))
+        axis.set_title(label(name))
+    axes[0][0].set_ylabel("share of facts")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.supxlabel("strength: mean probability of the new answer in training", fontsize=8.5)
+    headline(figure, found["title"])
+    return figure
+
+
+def relearning(table: pandas.DataFrame, names: list[str], found: dict):
+    """Curves of the attack, one panel per edit, lines labelled where they end.
+
+    table: rows (localization, split, step, value, low, high); found: title, verdicts ({name: why
+    the attack does not count}), prior ({name: what guessing would score}).
+    """
+    columns = min(4, len(names))
     height = -(-len(names) // columns)
+    size = (WIDTH, 1.75 * height + 0.7)
     figure, axes = plt.subplots(
-        height, columns, figsize=(2.5 * columns, 2.1 * height + 0.6), sharex=True, sharey=True
+        height, columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
     colors = {
-        "forget_heldout": (COLORBLIND[3], "-", "o"),
-        "forget_train": (COLORBLIND[1], "--", "v"),
-        "retain_test": (COLORBLIND[2], "-.", "s"),
-        "never_known": ("0.5", ":", "x"),
+        "forget_heldout": (OLD, "-", "o"),
+        "forget_train": (OLD, ":", None),
+        "retain_test": (GREY, "--", None),
     }
     for axis, name in zip(axes.flat, names):
         for split, (color, line, marker) in colors.items():
             rows = table[(table.localization == name) & (table.split == split)].sort_values("step")
-            axis.fill_between(rows.step, rows.low, rows.high, color=color, alpha=0.15, lw=0)
-            axis.plot(
-                rows.step, rows.value, line, color=color, marker=marker, ms=3, label=label(split)
-            )
-        axis.axhline(1, **UNEDITED_LINE)
-        axis.axhline(chance, **CHANCE)
-        axis.set(ylim=(-0.04, 1.06))
-        axis.set_title(f"{label(name)}\n{verdicts[name]}", fontsize=9)
+            if split == "forget_heldout":
+                axis.fill_between(rows.step, rows.low, rows.high, color=color, alpha=0.15, lw=0)
+            axis.plot(rows.step, rows.value, line, color=color, marker=marker, ms=3)
+            if axis is axes.flat[0]:
+                end, words = rows.iloc[-1], label(split)
+                axis.annotate(words, (end.step, end.value), xytext=(4, -2), fontsize=7.5)
+                axis.texts[-1].set(color=color)
+        axis.axhline(found["prior"].get(name, numpy.nan), **CHANCE)
+        axis.set(ylim=(-0.04, 1.08))
+        failed = found["verdicts"].get(name, "")
+        axis.set_title(label(name) + (f"\nfailed: {failed}" if failed else ""), fontsize=8)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
-    handles, words = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, words, loc="lower right", ncol=2, frameon=True)
-    figure.supxlabel("steps of relearning (dashed: unedited model, dotted: chance)", fontsize=9)
-    figure.supylabel("share of facts answered correctly", fontsize=9)
-    headline(figure, title)
+    figure.supxlabel("steps of relearning; dotted grey: guessing", fontsize=8.5)
+    figure.supylabel("answered correctly", fontsize=8.5)
+    headline(figure, found["title"])
     return figure
 
 
-def position(table: pandas.DataFrame, references: dict[str, tuple[float, float]], title: str):
-    """The main figure: effect against where in the network the trained layers lie.
-
-    table: rows (localization, measure, depth, value, low, high, reached, seed_low, seed_high),
-    measures "transfer" and "recovery"; references: {measure: (unedited model, chance)}. Thin bars:
-    interval over facts; wide pale bars, where there are several seeds: over seeds.
-    """
-    words = {
-        "transfer": "transfer: new answer in\nanother answer vocabulary",
-        "recovery": "recovery of the held-out half\nby relearning (R)",
-    }
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
-    for axis, measure in zip(axes, words):
-        rows = table[table.measure == measure]
-        windows = rows[rows.localization.str.startswith("mlp-window")].sort_values("depth")
-        axis.plot(windows.depth, windows.value, "-", color="0.75", zorder=0)
-        for row in rows.itertuples():
-            look = style(row.localization, row.depth)
-            single = not row.localization.startswith("mlp-window")
-            if row.seed_low == row.seed_low:  # several seeds
-                over = [row.seed_low, row.seed_high]
-                axis.plot([row.depth] * 2, over, color=look["color"], alpha=0.3, lw=7)
-            axis.errorbar(
-                row.depth,
-                row.value,
-                yerr=[[max(row.value - row.low, 0)], [max(row.high - row.value, 0)]],
-                fmt=look["marker"],
-                color=look["color"],
-                markerfacecolor=None if row.reached else "white",
-                markersize=9 if single else 7,
-                capsize=2,
-                label=label(row.localization) if single else None,
-            )
-        for level, look in zip(references[measure], (UNEDITED_LINE, CHANCE)):
-            axis.axhline(level, **look)
-        axis.set_ylabel(words[measure])
-        axis.set_ylim(min(-0.12, rows.low.min() - 0.05), 1.12)
-    axes[1].legend(title="circles: windows", fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-    figure.supxlabel(
-        "mean depth of the trained MLP layers, 0 first to 1 last "
-        "(dashed: unedited model, dotted: chance; hollow: below the edit strength)",
-        fontsize=9,
-    )
-    headline(figure, title)
-    return figure
+SIDE_EFFECTS = {"retained": "retained facts,\nanswered correctly", "heldout_kl": "text: KL, nats"}
 
 
-SIDE_EFFECTS = {
-    "retained": "retained facts\nanswered correctly",
-    "neighbours": "neighbours of edited\nfacts answered correctly",
-    "heldout_loss": "held-out text:\nadded loss (nats)",
-    "heldout_kl": "held-out text:\nKL from unedited (nats)",
-    "second_loss": "second text:\nadded loss (nats)",
-}
-
-
-def side_effects(table: pandas.DataFrame, references: dict[str, float], chance: float, title: str):
-    """What else changed: rows (localization, measure, value, low, high, reached, depth)."""
-    names = order(table.localization.unique())
-    panels = {m: words for m, words in SIDE_EFFECTS.items() if m in set(table.measure)}
-    size = (2.8 * len(panels) + 1, 0.3 * len(names) + 1.4)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True)
-    for axis, (measure, words) in zip(axes, panels.items()):
+def side_effects(table: pandas.DataFrame, title: str):
+    """What else changed after the stored edits: rows (localization, measure, value, low, high)."""
+    names = order(set(table.localization) - {"unedited"})
+    size = (WIDTH, 0.26 * len(names) + 1.3)
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
+    for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
         rows = table[table.measure == measure].set_index("localization")
-        for y, name in enumerate(names):
-            point(axis, rows.loc[name], y, name)
-        axis.axvline(references[measure], **UNEDITED_LINE)
-        if measure in ("retained", "neighbours"):
-            axis.axvline(chance, **CHANCE)
-        axis.set_title(words, fontsize=9)
+        shown = rows.loc[names]
+        axis.errorbar(shown.value, range(len(names)), xerr=errors(shown), fmt="o", color=GREY, ms=5)
+        axis.axvline(rows.value["unedited"], **UNEDITED_LINE)
+        axis.set_xlabel(words)
     name_rows(axes[0], names)
-    figure.supxlabel(
-        "dashed: unedited model; dotted: chance; hollow: edit did not reach the strength",
-        fontsize=9,
-    )
     headline(figure, title)
     return figure
 
 
-def pairwise(table: pandas.DataFrame, words: dict[str, str], level: float, title: str):
-    """Fact lookup minus every other localization, one panel per measure.
-
-    table: rows (measure, localization, value, low, high, p_corrected, reached, depth); words:
-    {measure: what is compared}; filled where the corrected test finds a difference at `level`.
-    """
-    names = order(table.localization.unique())
-    size = (4.2 * len(words) + 2, 0.32 * max(len(names), 3) + 1.5)
-    figure, axes = plt.subplots(1, len(words), figsize=size, sharey=True, squeeze=False)
-    for axis, (measure, heading) in zip(axes.flat, words.items()):
-        rows = table[table.measure == measure].set_index("localization")
-        rows = rows.assign(reached=rows.p_corrected < 1 - level)
-        for y, name in enumerate(names):
-            if name in rows.index:
-                point(axis, rows.loc[name], y, name)
-        axis.axvline(0, **CHANCE)
-        axis.set(xlim=(-1.05, 1.05))
-        axis.set_title(heading, fontsize=9)
-    name_rows(axes.flat[0], names)
-    figure.supxlabel(
-        "fact lookup minus the other set, paired over facts (filled: a difference after Holm's "
-        "correction; no point: edit or attack does not count)",
-        fontsize=9,
-    )
-    headline(figure, title)
+def wordings(table: pandas.DataFrame, found: dict):
+    """Edits trained on one wording and on several, asked in formats that neither saw: one column
+    per kind of format; rows (localization, trained_on, kind, says, value, low, high)."""
+    kinds = [k for k in KINDS if k in set(table.kind)]
+    names = list(table.localization.unique())
+    rows = [(name, t) for name in names for t in sorted(table.trained_on.unique())]
+    size = (WIDTH, 0.4 * len(rows) + 1.4)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, sharey=True, squeeze=False)
+    for axis, kind in zip(axes[0], kinds):
+        for says, color, marker in (("new", NEW, "o"), ("old", OLD, "s")):
+            mine = table[(table.kind == kind) & (table.says == says)]
+            mine = mine.set_index(["localization", "trained_on"]).reindex(rows)
+            look = dict(color=color, ms=5, label=f"{says} answer")
+            axis.errorbar(mine.value, range(len(rows)), xerr=errors(mine), fmt=marker, **look)
+        axis.set(xlim=(-0.04, 1.04), xlabel=f"share in {KINDS[kind][0]}")
+    names = [f"{label(name)}, {n} wording{'s' if n > 1 else ''}" for name, n in rows]
+    axes[0][0].set(yticks=range(len(rows)), yticklabels=names)
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    headline(figure, found["title"])
     return figure
 
 
-def _way(axis, rows: pandas.DataFrame, column: str, look: dict, words: str | None) -> None:
-    """From the unedited model to the strength, under one pair of settings; words: of the chosen
-    pair."""
-    width, size, shade = (2, 7, 1.0) if words else (0.7, 4, 0.35)
-    line = dict(color=look["color"], alpha=shade)
-    axis.plot(rows.strength, rows[column], "-", lw=width, **line)
-    end = rows.iloc[-1]
-    axis.plot(end.strength, end[column], look["marker"], ms=size, label=words, **line)
-
-
-def frontier(table: pandas.DataFrame, strength: float, title: str):
-    """What reaching a strength costs, on validation facts: one line per localization and pair of
-    settings, the chosen pair bold.
-
-    table: rows (localization, seed, lr, weight_edit, step, strength, retained, text, chosen,
-    depth); strength: where edits stop.
-    """
-    panels = {
-        "retained": "probability of retained answers,\nshare of the unedited model's",
-        "text": "loss on text not trained on,\nadded nats per token",
+def published(table: pandas.DataFrame, title: str):
+    """The published directions and what became of each: rows (number, expectation, task,
+    verdict)."""
+    marks = {
+        "agrees": ("o", "black"),
+        "disagrees": ("X", OLD),
+        "unresolved": ("$?$", GREY),
+        "not tested": ("_", "0.7"),
     }
-    names = order(table.localization.unique())
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
-    for axis, (column, words) in zip(axes, panels.items()):
-        for name in names:
-            mine = table[table.localization == name]
-            look = style(name, mine.depth.iloc[0])
-            for (*_, chosen), rows in mine.groupby(["seed", "lr", "weight_edit", "chosen"]):
-                _way(axis, rows, column, look, label(name) if chosen else None)
-        axis.axhline(1.0 if column == "retained" else 0.0, **UNEDITED_LINE)
-        axis.axvline(strength, color="0.7", lw=0.8)
-        axis.set_ylabel(words, fontsize=9)
-    handles, labels = axes[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles))
-    axes[1].legend(
-        unique.values(), unique.keys(), fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1)
-    )
-    figure.supxlabel(
-        "strength of the edit on validation facts (bold: the chosen settings; thin: other pairs of "
-        "the grid; dashed: unedited model; vertical: where edits stop)",
-        fontsize=9,
-    )
+    tasks, rows = list(table.task.unique()), table.drop_duplicates("expectation")
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.33 * len(rows) + 1.1))
+    for y, row in enumerate(rows.itertuples()):
+        for x, task in enumerate(tasks):
+            mine = table[(table.expectation == row.expectation) & (table.task == task)]
+            for verdict in mine.verdict:
+                marker, color = marks[verdict]
+                axis.plot(x, y, marker=marker, color=color, ms=8)
+                axis.annotate(verdict, (x, y), xytext=(9, -3), textcoords="offset points")
+    words = [f"{r.number}. {r.expectation}" for r in rows.itertuples()]
+    axis.set(yticks=range(len(rows)), yticklabels=words, xlim=(-0.3, len(tasks)))
+    axis.set(xticks=range(len(tasks)), xticklabels=tasks)
+    axis.invert_yaxis()
+    axis.grid(False)
     headline(figure, title)
     return figure

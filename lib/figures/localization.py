@@ -8,7 +8,16 @@ import pandas
 import seaborn
 
 from lib.analysis.words import order
-from lib.figures.style import CHANCE, COLORBLIND, headline, label, name_rows, style
+from lib.figures.style import (
+    CHANCE,
+    COLORBLIND,
+    GREY,
+    WIDTH,
+    early,
+    headline,
+    label,
+    name_rows,
+)
 from lib.model.components import Localization
 
 
@@ -17,8 +26,8 @@ def probe_curve(probes: pandas.DataFrame, layers: list[int], majority: float, ti
 
     probes: rows (control, kind, layer, value, low, high); layers: of the rise.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4))
-    colors = {"known": COLORBLIND[0], "shuffled": "0.6", "never_known": COLORBLIND[1]}
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
+    colors = {"known": early(0), "shuffled": "0.7", "never_known": GREY}
     words = {
         "known": "known subjects",
         "shuffled": "same, labels shuffled",
@@ -34,15 +43,15 @@ def probe_curve(probes: pandas.DataFrame, layers: list[int], majority: float, ti
     if layers:
         first, last = layers[0], layers[-1]
         span = f"rise: MLP {first}" + (f" to {last}" if last > first else "")
-        axis.axvspan(first - 0.5, last + 0.5, color=COLORBLIND[0], alpha=0.12, lw=0, label=span)
+        axis.axvspan(first - 0.5, last + 0.5, color="0.9", lw=0, label=span, zorder=0)
     axis.axhline(majority, **CHANCE, label="majority answer")
     axis.set(ylim=(-0.03, 1.03), xticks=range(-1, int(probes.layer.max()) + 1))
     axis.set(
         xlabel="layer whose output is read (-1: the embedding)",
         ylabel="probe accuracy, held-out facts",
     )
-    axis.set_title(title, loc="left", wrap=True)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    headline(figure, title)
     return figure
 
 
@@ -54,14 +63,14 @@ def circuit(heads: pandas.DataFrame, mlps: pandas.DataFrame, found: dict, title:
     path-patching (layers that feed them), receiver, threshold.
     """
     strongest, fed, receiver = (found[k] for k in ("heads", "path-patching", "receiver"))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(1.25, 1))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.25, 1))
     _head_map(axes[0], heads)
     for place in strongest:
         axes[0].add_patch(plt.Rectangle(place, 1, 1, fill=False, lw=1.6, ec="black"))
     axes[0].set(title=f"step 1: heads (framed: the {len(strongest)} strongest)")
     for layer, effect, error in mlps[["layer", "effect", "error"]].itertuples(index=False):
-        face = COLORBLIND[0] if layer in fed else "white"
-        look = dict(fmt="o", ms=6, color=COLORBLIND[0], mfc=face, capsize=2)
+        face = early(0) if layer in fed else "white"
+        look = dict(fmt="o", ms=6, color=early(0), mfc=face, capsize=2)
         axes[1].errorbar(layer, effect, 2 * error, **look)
     axes[1].axhline(found["threshold"], **CHANCE)
     axes[1].set(title=f"step 2: MLPs below layer {receiver} (filled: they feed it)")
@@ -85,8 +94,8 @@ def heat_maps(rows: pandas.DataFrame, title: str):
     rows: (node, order, place, layer, returned); places stand in their order from the top.
     """
     nodes, top = list(rows.node.unique()), rows.returned.max()
-    height = 0.32 * rows.order.nunique() + 1.3
-    figure, axes = plt.subplots(1, len(nodes), figsize=(4.2 * len(nodes), height), sharey=True)
+    height = 0.27 * rows.order.nunique() + 1.3
+    figure, axes = plt.subplots(1, len(nodes), figsize=(WIDTH, height), sharey=True)
     for axis, node in zip(axes, nodes):
         mine = rows[rows.node == node]
         table = mine.pivot(index="order", columns="layer", values="returned")
@@ -106,13 +115,11 @@ def node_effects(effect: pandas.DataFrame, words: str, title: str):
 
     effect: rows (kind, layer, head, effect, low, high); words: what an effect of 1 means.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(1.15, 1))
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.15, 1))
     _head_map(axes[0], effect[effect.kind == "head"])
     mlps = effect[effect.kind == "mlp"].sort_values("layer")
     error = [mlps.effect - mlps.low, mlps.high - mlps.effect]
-    axes[1].errorbar(
-        mlps.layer, mlps.effect, yerr=error, fmt="o", ms=4, color=COLORBLIND[0], capsize=2
-    )
+    axes[1].errorbar(mlps.layer, mlps.effect, yerr=error, fmt="o", ms=4, color=early(0), capsize=2)
     axes[1].axhline(0, **CHANCE)
     axes[1].set(title="MLPs", xlabel="layer", ylabel=words, xticks=range(len(mlps)))
     headline(figure, title)
@@ -122,7 +129,7 @@ def node_effects(effect: pandas.DataFrame, words: str, title: str):
 def by_layer(table: pandas.DataFrame, title: str):
     """Probabilities by layer, mean and every single case; table: rows (curve, case, layer,
     probability)."""
-    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     for color, (name, rows) in zip(COLORBLIND, table.groupby("curve", sort=False)):
         wide = rows.pivot(index="layer", columns="case", values="probability")
         axis.plot(wide, color=color, lw=0.7, alpha=0.35)
@@ -136,7 +143,7 @@ def by_layer(table: pandas.DataFrame, title: str):
 def agreement(table: pandas.DataFrame, title: str):
     """Estimated against exact effects, one point per node; table: rows (kind, estimate, exact)."""
     figure, axis = plt.subplots(figsize=(5.4, 4.6))
-    looks = {"head": (COLORBLIND[1], "o", "attention heads"), "mlp": (COLORBLIND[0], "D", "MLPs")}
+    looks = {"head": (GREY, "o", "attention heads"), "mlp": (early(0), "D", "MLPs")}
     for kind, (color, marker, words) in looks.items():
         rows = table[table.kind == kind]
         axis.plot(rows.exact, rows.estimate, marker, color=color, ms=4.5, alpha=0.8, label=words)
@@ -148,17 +155,18 @@ def agreement(table: pandas.DataFrame, title: str):
     return figure
 
 
-def component_map(sets: dict[str, Localization], n_layers: int, title: str):
-    """Where each localization lies in the network: one row per set, one column per layer; open
-    marks are layers of which single matrices are trained."""
+def component_map(sets: dict[str, Localization], n_layers: int, edited: list[str], title: str):
+    """Where each localization lies in the network: one row per set, one column per layer; grey:
+    localizations that are not edited; open marks are layers of which single matrices are
+    trained."""
     names = order(sets)
-    figure, axis = plt.subplots(figsize=(8, 0.32 * len(names) + 1.2))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.21 * len(names) + 1.2))
     for row, name in enumerate(names):
         chosen = sets[name]
         depth = numpy.mean([c.layer for c in chosen.components]) / max(n_layers - 1, 1)
-        color = style(name, depth)["color"]
+        color = early(depth) if name in edited else "0.75"
         face = "none" if any(c.matrix for c in chosen.components) else color
-        for kind, shift, size, marker in (("mlp", 0, 95, "s"), ("attention", 0.36, 18, "o")):
+        for kind, shift, size, marker in (("mlp", 0, 55, "s"), ("attention", 0.36, 12, "o")):
             layers = chosen.layers(kind)
             marks = dict(edgecolor=color, facecolor=face, marker=marker)
             axis.scatter(layers, [row + shift] * len(layers), size, **marks)
@@ -166,7 +174,7 @@ def component_map(sets: dict[str, Localization], n_layers: int, title: str):
     name_rows(axis, names)
     axis.set(xticks=range(n_layers), xlim=(-0.7, n_layers + 1.6))
     axis.set_xlabel("layer (squares: MLP, dots: attention, open: single matrices; right: weights)")
-    axis.set_title(title, loc="left", wrap=True)
+    headline(figure, title)
     return figure
 
 
@@ -178,8 +186,8 @@ def overlaps(table: pandas.DataFrame, title: str):
     """
     groups = list(table.groupby("facts", sort=False))
     names = order(table.localization.unique())
-    height = 0.3 * len(names) + 1.5
-    figure, axes = plt.subplots(1, len(groups), figsize=(4.6 * len(groups) + 1, height))
+    height = 0.22 * len(names) + 1.6
+    figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, height))
     for axis, (facts, rows) in zip(numpy.atleast_1d(axes), groups):
         wide = rows.pivot(index="localization", columns="mechanism", values="of_mechanism")
         wide = wide[list(rows.mechanism.unique())].loc[names]

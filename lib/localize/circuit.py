@@ -142,12 +142,17 @@ def receiver_of(head_rows: pandas.DataFrame, count: int) -> int:
     return min(head.layer for head in strongest(shares(head_rows, 2), count))
 
 
-def layers_above(effects: pandas.DataFrame, threshold: float, rule: str = "signed") -> list[int]:
+def layers_above(
+    effects: pandas.DataFrame, threshold: float, rule: str = "signed", number: int | None = None
+) -> list[int]:
     """Layers whose effect exceeds the threshold and twice its standard error; `absolute` (as
-    published) takes the size of the effect and no error. ValueError for an unknown rule."""
+    published) takes the size of the effect and no error. With a `number` instead: so many layers
+    with the largest effects. ValueError for an unknown rule."""
     if rule not in RULES:
         raise ValueError(f"unknown rule '{rule}' for path patching: use one of {', '.join(RULES)}")
-    if rule == "absolute":
+    if number:
+        found = effects.nlargest(number, "effect")
+    elif rule == "absolute":
         found = effects[effects.effect.abs() > threshold]
     else:
         found = effects[(effects.effect > threshold) & (effects.effect > 2 * effects.error)]
@@ -160,6 +165,7 @@ def lookup_layers(
     count: int,
     threshold: float,
     rule: str = "signed",
+    number: int | None = None,
 ) -> list[int]:
     """Both steps from stored rows: the MLPs that feed the lowest of the strongest heads.
 
@@ -167,7 +173,27 @@ def lookup_layers(
     """
     receiver = receiver_of(head_rows, count)
     rows = mlp_rows[mlp_rows.receiver == receiver]
-    return layers_above(shares(rows), threshold, rule) if receiver else []
+    return layers_above(shares(rows), threshold, rule, number) if receiver else []
+
+
+def how_often(rows: pandas.DataFrame, choose, resamples: int = 200) -> pandas.DataFrame:
+    """Rows (layer, effect, share, chosen): an MLP's effect, its part of the sum of all positive
+    effects, and the share of bootstrap samples of the facts in which `choose(effects)` takes its
+    layer; rows: of one receiver."""
+    change = rows.pivot_table("change", "id", "layer")
+    gap = rows.groupby("id").gap.first()[change.index].to_numpy()
+    draws = resample(len(gap), resamples, 0)
+    means = change.to_numpy()[draws].mean(1) / gap[draws].mean(1)[:, None]
+    error = means.std(0)
+    counted = dict.fromkeys(change.columns, 0)
+    for effect in means:
+        sample = pandas.DataFrame({"layer": change.columns, "effect": effect, "error": error})
+        for layer in choose(sample):
+            counted[layer] += 1 / resamples
+    effect = change.mean() / gap.mean()
+    share = effect.clip(lower=0) / effect.clip(lower=0).sum()
+    table = pandas.DataFrame({"effect": effect, "share": share, "chosen": counted})
+    return table.rename_axis("layer").reset_index()
 
 
 def receivers(
@@ -194,13 +220,14 @@ def mechanisms(
     count: int,
     threshold: float,
     rule: str = "signed",
+    number: int | None = None,
 ) -> dict[str, list[Node]]:
     """The three groups of section 9 from stored rows: extraction heads (step 1), lookup MLPs (step
     2), and writing MLPs, those at or above the receiver with a direct effect on the answer."""
     direct = shares(direct_rows)
     direct = direct[direct.layer >= receiver_of(head_rows, count)]
     found = {
-        "lookup MLPs": lookup_layers(head_rows, mlp_rows, count, threshold, rule),
+        "lookup MLPs": lookup_layers(head_rows, mlp_rows, count, threshold, rule, number),
         "writing MLPs": layers_above(direct, threshold, rule),
     }
     heads = strongest(shares(head_rows), count)

@@ -40,7 +40,8 @@ def _by_probes(loaded, task, rule, forms, changed, others, seed) -> list[int]:
     correct = probes.probe_accuracy(
         x, labels, rule.splits, rule.test_share, rule.regularization, 1000 * seed
     )
-    return probes.rise(correct, labels, rule.start_fraction, rule.end_fraction).layers
+    fractions = rule.start_fraction, rule.end_fraction
+    return probes.rise(correct, labels, *fractions, task.lookup_layers).layers
 
 
 def _by_path_patching(loaded, task, rule, forms, changed, others, seed) -> list[int]:
@@ -50,4 +51,5 @@ def _by_path_patching(loaded, task, rule, forms, changed, others, seed) -> list[
     heads = circuit.head_effects(loaded.model, cases, how)
     receiver = circuit.receiver_of(heads, rule.heads)
     mlps = circuit.mlp_effects(loaded.model, cases, how, [receiver])
-    return circuit.lookup_layers(heads, mlps, rule.heads, rule.threshold, rule.rule)
+    number = task.lookup_layers
+    return circuit.lookup_layers(heads, mlps, rule.heads, rule.threshold, rule.rule, number)

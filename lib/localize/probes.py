@@ -138,13 +138,24 @@ def rise_rule(
 
 
 def rise(
-    correct: numpy.ndarray, labels: list[str], start_fraction: float, end_fraction: float
+    correct: numpy.ndarray,
+    labels: list[str],
+    start_fraction: float,
+    end_fraction: float,
+    number: int | None = None,
 ) -> Rise:
     """`rise_rule` on the correctness of some subjects, (n_sites, n_subjects) as `probe_accuracy`
-    gives it, with their labels."""
+    gives it, with their labels. With a `number` instead: so many neighbouring layers over which
+    accuracy rises most."""
     mean = numpy.nanmean(correct, axis=1)
     majority = max(Counter(labels).values()) / len(labels)
-    return rise_rule(list(mean[2::2]), float(mean[0]), majority, start_fraction, end_fraction)
+    after = list(mean[2::2])
+    found = rise_rule(after, float(mean[0]), majority, start_fraction, end_fraction)
+    if not number or not found.layers:
+        return found
+    before = [float(mean[0]), *after]
+    start = max(range(len(after) - number + 1), key=lambda i: before[i + number] - before[i])
+    return Rise(list(range(start, start + number)), found.base, found.top)
 
 
 def sensitivity(correct: numpy.ndarray, labels: list[str]) -> pandas.DataFrame:

@@ -18,7 +18,7 @@ import pandas
 from lib.config.blocks import LocalizationSettings, Settings
 from lib.localize.scores import jaccard, layer_scores, ranking
 from lib.model.anatomy import OUTPUT_MATRICES
-from lib.model.components import Component, Localization, mean_depth
+from lib.model.components import Component, Localization, mean_depth, unit_sizes
 from lib.store import Store
 
 DEPTH_TOLERANCE = 0.03  # difference in mean relative depth (section 4.6)
@@ -75,6 +75,13 @@ def select(
     return Localization(name, chosen, weights, budget if matched else 0, note)
 
 
+def last_mlps(model, number: int) -> Localization:
+    """The MLPs of the last `number` layers."""
+    size = {c: n for c, n in unit_sizes(model).items() if c.kind == "mlp" and not c.matrix}
+    chosen = tuple(sorted(size)[-number:])
+    return Localization("last-mlps", chosen, sum(size[c] for c in chosen), 0, "the last MLPs")
+
+
 def inputs(
     store: Store, task: str, other_task: str | None, seed: int
 ) -> tuple[dict[str, pandas.DataFrame], list[int] | None]:
@@ -96,6 +103,7 @@ def inputs(
 
 def select_all(
     settings: Settings,
+    task: str,
     sizes: dict[Component, int],
     lookup: list[int],
     seed: int,
@@ -111,7 +119,7 @@ def select_all(
             print(f"{name} is left out: it needs {block.method} (notebooks 10 to 12) made first")
             continue
         sets[name] = select(name, block, sizes, lookup, seed, effects, swapped)
-    for name in settings.compare:
+    for name in (*settings.compare, *settings.sweep.localizations.get(task, ())):
         if name in sets:
             by_training = settings.localization(name).method != "rome"
             first = edited.setdefault((sets[name].components, by_training), name)

@@ -6,14 +6,14 @@ facts: where it cannot answer, a changed answer means nothing (section 8.3).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas
 
 from lib.facts.formats import Catalogue, read_catalogue, save_catalogue
 from lib.facts.records import READ, FactRecord, FactSplit
-from lib.measure.answers import score_in_formats
+from lib.measure.answers import COLUMNS, score_in_formats
 from lib.model.runner import Runner
 
 FILE = "formats.json"
@@ -30,17 +30,17 @@ class Formats:
 
     @staticmethod
     def of(catalogue: Catalogue, unedited: pandas.DataFrame, gate: float, facts) -> Formats:
-        """Decide from the unedited model's answers; ValueError if there is no format by which
-        transfer can be measured."""
+        """Decide from the unedited model's answers; ValueError if the training format is the only
+        one that it can answer, so that it cannot be seen whether an edit carries over."""
         decided = answerable(unedited, gate)
         order = {name: decided[name] for name in catalogue.kinds if name in decided}
         chance = sum(1 / len(f.options) for f in facts) / len(facts)
         found = Formats(catalogue, order, chance)
-        if not found.vocabulary:
+        if not found.vocabulary + found.rewordings:
             raise ValueError(
-                "this model answers no format with another answer vocabulary, so transfer cannot "
-                "be measured: add one to the formats file, lower attack_formats.gate, or use a "
-                "larger model"
+                "this model answers no format but the one that edits are trained on, so it cannot "
+                "be seen whether an edit carries over: add one to the formats file, lower "
+                "attack_formats.gate, or use a larger model"
             )
         return found
 
@@ -58,6 +58,16 @@ class Formats:
     def vocabulary(self) -> list[str]:
         """Names of the formats with other answer words that count."""
         return [name for name in self.catalogue.names("vocabulary") if self.answerable.get(name)]
+
+    @property
+    def rewordings(self) -> list[str]:
+        """Names of the formats with the same answer words in another wording that count."""
+        return [name for name in self.catalogue.names("rewording") if self.answerable.get(name)]
+
+    def both(self, other: Formats) -> Formats:
+        """The same for two draws of the facts: a format counts where it does for both."""
+        counts = {n: ok and other.answerable[n] for n, ok in self.answerable.items()}
+        return replace(self, answerable=counts)
 
     def forms(self, names: list[str]) -> dict[str, dict]:
         """{name: {relation: format}} of some formats."""
@@ -91,6 +101,53 @@ def ask_all(
     rows = score_in_formats(runner, tokenizer, forms, asked)
     rows.insert(1, "split", rows.id.map(role))
     return rows
+
+
+def ask_unedited(
+    runner: Runner,
+    tokenizer,
+    formats: Catalogue,
+    facts: dict[str, FactRecord],
+    split: FactSplit,
+    gate: float,
+    few: int,
+) -> pandas.DataFrame:
+    """`ask_all` of the unedited model. Formats that show the answers take several prompts a fact:
+    they are asked of `few` retained facts, and of all only where these reach the gate."""
+    choices = formats.names("choice")
+    rows = ask_all(runner, tokenizer, formats.only(set(formats.kinds) - set(choices)), facts, split)
+    if not choices:
+        return rows
+    some = replace(split, retain_test=split.retain_test[:few])
+    tried = ask_all(runner, tokenizer, formats.only(choices), facts, some, ("retain_test",))
+    tried = tried[tried.format.isin(choices)]
+    passed = [name for name, ok in answerable(tried, gate).items() if ok]
+    more = ask_all(runner, tokenizer, formats.only(passed), facts, split) if passed else rows[:0]
+    parts = [rows, tried[~tried.format.isin(passed)], more[more.format.isin(passed)]]
+    return pandas.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+class OnTheWay:
+    """Asks the formats that count while an edit is trained: at the first check at which it has
+    reached each of `strengths`; called as the trainer's `watch`. `rows`: what was answered, with
+    columns at, step, strength."""
+
+    def __init__(self, formats: Formats, tokenizer, facts, split: FactSplit, strengths):
+        self.asked = tokenizer, formats.catalogue.only(formats.counted), facts, split
+        self.left = sorted(strengths)
+        self.rows: list[pandas.DataFrame] = []
+
+    def __call__(self, runner: Runner, step: int, strength: float) -> None:
+        reached = [s for s in self.left if strength >= s]
+        if reached:
+            self.left = self.left[len(reached) :]
+            key = {"at": reached[-1], "step": step, "strength": strength}
+            self.rows.append(ask_all(runner, *self.asked).assign(**key))
+
+    def table(self) -> pandas.DataFrame:
+        """All rows, with columns of `ask_all`; none where no strength was reached."""
+        first = ["at", "step", "strength", "id", "split", *COLUMNS[1:]]
+        return pandas.concat([pandas.DataFrame(columns=first), *self.rows], ignore_index=True)
 
 
 def answerable(unedited: pandas.DataFrame, gate: float) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pandas
@@ -13,6 +14,7 @@ from lib.facts.records import FactRecord, FactSplit
 from lib.measure.answers import score_facts
 from lib.model.runner import Runner
 
+OWN = 2  # of the neighbours that a fact brings along
 NEIGHBOURS, OTHERS = "neighbours", "other retained facts"
 
 
@@ -31,12 +33,19 @@ def retained(
     tokenizer,
     forms: dict[str, Format],
     facts: dict[str, FactRecord],
-    groups: dict[str, str],
+    split: FactSplit,
 ) -> pandas.DataFrame:
     """Rows of `answers.score_facts` for the facts of `neighbourhood`, in their training formats
-    {relation: format}, with column group."""
-    rows = score_facts(runner, tokenizer, forms, [facts[i] for i in groups])
-    return rows.assign(group=rows.id.map(groups))
+    {relation: format}, with column group; and for the neighbours that edited facts bring along, as
+    CounterFact's do: prompts about other subjects with the same true answer."""
+    groups = neighbourhood(facts, split)
+    own = [
+        replace(facts[i], id=f"{i}/neighbour {k}", prompt=prompt, paraphrases=())
+        for i in split.forget
+        for k, prompt in enumerate(facts[i].neighbors[:OWN])
+    ]
+    rows = score_facts(runner, tokenizer, forms, [facts[i] for i in groups] + own)
+    return rows.assign(group=rows.id.map(groups).fillna(NEIGHBOURS))
 
 
 @torch.no_grad()

@@ -106,7 +106,7 @@ def check_facts(
 
 
 def _too_few(settings: Settings, task_name: str, facts: dict, split: FactSplit) -> Iterator[str]:
-    task, needed = settings.task(task_name), 2 * settings.edit.validation_facts
+    task, needed = settings.task(task_name), settings.edit.validation_facts + 2
     if task.forget_label is not None and task.forget_label not in {f.true for f in facts.values()}:
         yield f"no known fact with the answer {task.forget_label!r}: correct `forget_label`"
     if len(split.forget) < 2:
