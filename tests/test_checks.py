@@ -112,7 +112,7 @@ def test_attacks_come_with_their_module_and_settings(settings):
     found = battery.chosen(settings, "weights")
     assert list(found) == list(settings.attack_weights)
     assert found["quantize"][0] == "quantize" and found["quantize"][1].bits == [4]
-    assert found["full-fine-tuning"][0] == "relearn" and found["full-fine-tuning"][1].rank is None
+    assert found["relearn-rank-4"][0] == "relearn" and found["relearn-rank-4"][1].rank == 4
 
 
 # --- what only the known facts can show ------------------------------------------------------
@@ -125,7 +125,8 @@ def small(raw):
     raw["tasks"][TASK]["lookup"] = "probes"
     raw["engines"]["tasks"] = raw["sequential"]["tasks"] = raw["scaling"]["tasks"] = [TASK]
     raw["scaling"]["sizes"] = [4, 8]
-    raw["attack_prompts"]["token-search"]["facts"] = 4
+    search = {"tokens": 2, "rounds": 1, "candidates": 2, "facts": 4}
+    raw["attack_prompts"]["token-search"] = search
     raw["attack_inside"]["probes"]["least"] = 2
     return raw
 

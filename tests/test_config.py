@@ -427,6 +427,15 @@ def test_a_profile_can_delete_and_add(apply):
     assert settings.localization("mine").mlps == [1, 2]
 
 
+@pytest.mark.parametrize("block", ["localizations", "several"])
+def test_a_profile_can_empty_a_block(apply, block):
+    """Where the emptied block has a comment beside its name, what is written is yaml still."""
+    tasks = yaml.safe_load(paths.PARAMS.read_text())["sweep"][block]
+    names = "".join(f"    {task}: null\n" for task in tasks)
+    params = apply(f"sweep:\n  {block}:\n{names}")
+    assert getattr(config.load(params).sweep, block) == {}
+
+
 @pytest.mark.parametrize("bad", ["edit:\n  lrr: 1\n", "localizations:\n  fact-lookup: null\n"])
 def test_a_bad_result_is_not_written(apply, tmp_path, bad):
     params = apply("edit:\n  weight_text: 0.01\n")
