@@ -253,15 +253,11 @@ def curve(run, taught, swapped):
 @pytest.mark.parametrize("enough", [1.0, 0.5])
 def test_the_attacker_stops_at_the_first_read_out_with_enough(curve, enough):
     whole, stopped = curve(EVERY), curve(EVERY.but(enough=enough))
+    assert EVERY.enough is None and sorted(whole.index) == EVERY.read_at
     has = whole.index[(whole.forget_train >= enough) & (whole.index > 0)]
     assert 0 < has[0] < EVERY.steps, "it takes some of the steps"
     assert whole.forget_train[0] == 0
     pandas.testing.assert_frame_equal(stopped, whole.loc[: has[0]], check_exact=True)
-
-
-def test_without_enough_all_steps_are_taken(curve):
-    assert EVERY.enough is None
-    assert sorted(curve(EVERY).index) == sorted(EVERY.read_at)
 
 
 def test_an_attacker_that_never_has_enough_runs_to_the_end(curve):
