@@ -368,10 +368,14 @@ def test_what_a_task_does_not_edit_equals_nothing(choose_all):
     assert equal(choose_all(["fact-lookup"], sweep, "a task without a sweep")) == {}
 
 
-def test_training_a_matrix_and_editing_it_in_closed_form_are_two_edits(choose_all):
-    twin = {"method": "rome", "start": 9}
-    found = choose_all(["closed", "twin"], {"one": ["single"]}, twin=twin)
-    assert equal(found) == {"twin": "closed"}
+def test_training_a_matrix_and_editing_it_in_closed_form_are_two_edits(choose_all, monkeypatch):
+    matrix = (Component("mlp", 9, "down_proj"),)
+    monkeypatch.setattr(
+        "lib.localize.select.select", lambda name, *_: Localization(name, matrix, 1, 0)
+    )
+    more = {"twin": {"method": "rome", "start": 9}, "drawn": {"method": "random"}}
+    found = choose_all(["closed", "twin"], {"one": ["drawn", "single"]}, **more)
+    assert equal(found) == {"twin": "closed", "single": "drawn"}
 
 
 def test_a_set_whose_ranking_is_missing_is_named_and_left_out(choose_all, capsys):
