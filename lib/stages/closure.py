@@ -88,6 +88,11 @@ class Library:
         files = sorted((root / "lib").rglob("*.py"))
         self.trees = {_module(f.relative_to(root)): ast.parse(f.read_text()) for f in files}
         self.attacks = [m for m, t in self.trees.items() if _is_attack(m, t)]
+        self.imports = {m: self._imports(t) for m, t in self.trees.items()}
+        self.settings = {m: _settings(t) for m, t in self.trees.items() if not _is_config(m)}
+        self.columns = {m: _columns(t) for m, t in self.trees.items()}
+        self.digests = {m: digest(_written(t)) for m, t in self.trees.items()}
+        self.digests[SCHEMA] = digest(_written(_without_fields(self.trees[SCHEMA])))
 
     def reached(self, tree: ast.Module) -> list[str]:
         """Every module that code runs, directly or through another, in order of name."""
@@ -95,7 +100,7 @@ class Library:
         while todo:
             module = todo.pop()
             seen.add(module)
-            found = self._imports(self.trees[module])
+            found = self.imports[module]
             if module == "lib.analysis.score_card":
                 found |= set(self.attacks)  # it asks every attack what it sees
             todo |= found - seen
@@ -122,13 +127,8 @@ class Library:
 
     def blocks(self, tree: ast.Module) -> list[str]:
         """Blocks of params.yaml that code reads, itself or in modules it reaches."""
-        found = set(_attributes(tree, {"settings"}))
-        for module in self.reached(tree):
-            for function in ast.walk(self.trees[module]):
-                if isinstance(function, ast.FunctionDef) and not module.startswith("lib.config"):
-                    given = [a for a in function.args.args if _is_settings(a, self.trees[module])]
-                    found |= set(_attributes(function, {a.arg for a in given}))
-        found |= _groups(tree)
+        found = set(_attributes(tree, {"settings"})) | _groups(tree)
+        found |= {b for m in self.reached(tree) for b in self.settings.get(m, ())}
         if "lib.analysis.score_card" in self.reached(tree):
             found |= {f"attack_{group}" for group in GROUPS}
         names = {"task": "tasks", "localization": "localizations"}
@@ -136,11 +136,7 @@ class Library:
 
     def lists(self, tree: ast.Module) -> list[tuple[str, object]]:
         """(name, value) of the lists of columns that code computes with."""
-        found = set()
-        for part in [tree, *(self.trees[module] for module in self.reached(tree))]:
-            for node in ast.walk(part):
-                if isinstance(node, ast.ImportFrom) and node.module == COLUMNS:
-                    found |= set(_names(node))
+        found = _columns(tree).union(*(self.columns[m] for m in self.reached(tree)))
         return [(name, getattr(tables, name)) for name in sorted(found - {"TABLES", "STAGES"})]
 
     def manifest(self, code: str) -> str:
@@ -152,10 +148,8 @@ class Library:
                 lines += [
                     f"{module}.{name} {digest(repr(value))}" for name, value in self.lists(tree)
                 ]
-            elif module == SCHEMA:
-                lines.append(f"{module} {digest(_written(_without_fields(self.trees[module])))}")
             elif module not in CHECKS_ONLY:
-                lines.append(f"{module} {digest(_written(self.trees[module]))}")
+                lines.append(f"{module} {self.digests[module]}")
         for block in self.blocks(tree):
             lines += [f"default {name} = {value}" for name, value in _defaults(block)]
         return "\n".join(lines) + "\n"
@@ -176,6 +170,26 @@ def _attributes(tree: ast.AST, names: set[str]) -> Iterator[str]:
         of_name = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         if of_name and node.value.id in names:
             yield node.attr
+
+
+def _is_config(module: str) -> bool:
+    return module.startswith("lib.config")
+
+
+def _settings(tree: ast.Module) -> set[str]:
+    """Blocks of params.yaml that the functions of a module read from a `Settings` argument."""
+    found = set()
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            given = {a.arg for a in function.args.args if _is_settings(a, tree)}
+            found |= set(_attributes(function, given))
+    return found
+
+
+def _columns(tree: ast.Module) -> set[str]:
+    """Names that code takes from the lists of columns."""
+    nodes = (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == COLUMNS)
+    return {name for node in nodes for name in _names(node)}
 
 
 def _is_settings(argument: ast.arg, tree: ast.Module) -> bool:
