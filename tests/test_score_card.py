@@ -343,11 +343,11 @@ def store(tmp_path, monkeypatch):
 
 
 def read_outs(settings, left: int) -> list[pandas.DataFrame]:
-    """Three formats, of which one does not count, on all edits, and relearning on the known mask,
-    which leaves so many of each half."""
+    """Three formats, of which one does not count, on all edits, the training prompt of the known
+    mask, which leaves so many of each half, and relearning on it."""
     faced = ["unedited", MASK, *settings.attacks.compare, "other"]
     rows = [asked(n, "formats", shares(9, 9), v) for n in faced for v in "tuv"]
-    rows += [asked(MASK, "relearn", shares(left, left), budget=0)]
+    rows += [asked(MASK, "formats", shares(left, left), "training")]
     return [*rows, asked(MASK, "relearn", shares(16, 16), budget=8)]
 
 
@@ -383,7 +383,7 @@ def test_what_the_stages_wrote_is_read(results, settings):
     assert set(found.rows.localization) == set(found.ledger.localization)
     assert set(found.rows.localization) == {"unedited", MASK, *compare}
     counted = found.rows[found.rows.attack == "formats"]
-    assert set(counted.variant) == {"t", "u"}, "formats that do not count are left out"
+    assert set(counted.variant) == {"training", "t", "u"}, "formats that do not count are left out"
     assert found.first_trained == {MASK: 16} | {n: i + 1 for i, n in enumerate(compare)}
     assert found.known == 9 / N
     assert len(score_card.attack_table(found, settings)) == 3 + len(compare)
@@ -391,7 +391,7 @@ def test_what_the_stages_wrote_is_read(results, settings):
 
 @pytest.mark.parametrize(("left", "masks"), [(0, True), (1, True), (2, False), (16, False)])
 def test_the_known_mask_masks_if_hardly_any_old_answer_is_left(results, settings, left, masks):
-    """Before relearning: a tenth at most."""
+    """In its training prompt: a tenth at most."""
     found = score_card.collect(results(left), "sports-athletes", settings)
     assert score_card.MASKED == 0.1 and found.masks is masks
 

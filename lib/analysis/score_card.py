@@ -74,8 +74,8 @@ def collect(store: Store, task: str, settings: Settings) -> AttackRecords:
     card = delta.card(store.find("settings", task, seeds[0]) / MASK)
     unedited = store.load_seeds("unedited/unedited", task, seeds).assign(localization=UNEDITED)
     first[MASK] = card["first_layer"]
-    start = rows[(rows.localization == MASK) & (rows.attack == "relearn") & (rows.budget == 0)]
-    left = start[start.split.isin(FORGET)]
+    asked = rows[(rows.localization == MASK) & (rows.variant == formats.training)]
+    left = asked[asked.split.isin(FORGET)]
     masks = bool((left.answer == left.true).mean() <= MASKED)
     return AttackRecords(rows, ledger, known(unedited, formats.training), first, masks)
 
@@ -143,8 +143,9 @@ def stop(part: pandas.DataFrame) -> tuple[pandas.DataFrame, float]:
     )
     variant, budget, share = order.iloc[0]
     full = part[(part.variant == variant) & (part.split != battery.CHOOSING)]
-    reached = full.budget[full.budget <= budget].max()  # it may have had enough earlier
-    return full[full.budget == reached], float(share)
+    full = full[full.budget <= budget]  # it may have had enough earlier, with each seed's facts
+    last = full.groupby("seed").budget.transform("max")
+    return full[full.budget == last], float(share)
 
 
 def worst_case(

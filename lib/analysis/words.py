@@ -187,17 +187,19 @@ def sweep_title(fits: pandas.DataFrame) -> str:
     return "Where one MLP is trained: new and old answers, layer by layer"
 
 
+def _range(rows: pandas.DataFrame, what: str, none: str, number: str = "{r.value:.2f}") -> str:
+    """`what`, from the edit with the least to that with the most; `none` where there is no row."""
+    if rows.empty:
+        return none
+    ends = rows.sort_values("value").iloc[[0, -1]].itertuples()
+    return f"{what} {' to '.join(f'{number.format(r=r)} ({r.localization})' for r in ends)}"
+
+
 def answers_title(carried: pandas.DataFrame) -> str:
     """How much of the old answer is left in other wordings."""
-    rows = carried[(carried.kind == "wording") & (carried.says == "old")]
-    rows = rows[rows.localization != "unedited"].dropna(subset="value").sort_values("value")
-    if rows.empty:
-        return "New, old and other answers by format"
-    least, most = rows.iloc[0], rows.iloc[-1]
-    return (
-        f"Old answers in another wording: {least.value:.2f} ({least.localization}) to "
-        f"{most.value:.2f} ({most.localization})"
-    )
+    rows = carried[(carried.kind == "wording") & (carried.says == "old")].dropna(subset="value")
+    rows = rows[rows.localization != "unedited"]
+    return _range(rows, "Old answers in another wording:", "New, old and other answers by format")
 
 
 def way_title(way: pandas.DataFrame) -> str:
@@ -214,14 +216,9 @@ def way_title(way: pandas.DataFrame) -> str:
 
 def back_title(back: pandas.DataFrame, names: list[str]) -> str:
     """The least and the most that relearning brings back."""
-    rows = back[back.localization.isin(names) & (back.failed == "")].sort_values("value")
-    if rows.empty:
-        return "No relearning attack passed its gates"
-    least, most = rows.iloc[0], rows.iloc[-1]
-    return (
-        f"Relearning brings back {least.back} of {least.n} ({least.localization}) to {most.back} "
-        f"of {most.n} ({most.localization})"
-    )
+    rows = back[back.localization.isin(names) & (back.failed == "")]
+    none = "No relearning attack passed its gates"
+    return _range(rows, "Relearning brings back", none, "{r.back} of {r.n}")
 
 
 def wordings_title(table: pandas.DataFrame) -> str:

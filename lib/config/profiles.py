@@ -21,6 +21,8 @@ def merge(base: dict, patch: dict) -> dict:
             base[key] = merge(base[key] if isinstance(base.get(key), dict) else {}, value)
         else:
             base[key] = value
+    if not base and hasattr(base, "fa"):  # written with its comments: {} stays on the key's line
+        base.fa.set_flow_style()
     return base
 
 

@@ -21,6 +21,12 @@ def parse(raw: dict) -> Settings:
         _check_task(name, task, settings)
     if settings.edit.choose == "grid" and not settings.edit.try_on:
         raise ValueError("edit.try_on is empty: list localizations that the settings are tried on")
+    late = [share for share in settings.edit.read_at if share >= settings.edit.strength]
+    if late:
+        raise ValueError(
+            f"edit.read_at has {late[0]}, but edits stop at edit.strength "
+            f"{settings.edit.strength}: delete it"
+        )
     if (settings.edit.choose == "published") != (settings.edit.published_model is not None):
         raise ValueError(
             f"edit.choose is {settings.edit.choose} but edit.published_model is "
@@ -52,18 +58,10 @@ def _check_localizations(settings: Settings) -> None:
 
 
 def _check_names(settings: Settings) -> None:
-    for name in (*settings.compare, *settings.edit.try_on):
+    for name in settings.compare:
         settings.localization(name)
-    for task, names in (*settings.sweep.localizations.items(), *settings.sweep.several.items()):
-        settings.task(task)
-        for name in names:
-            settings.localization(name)
-        again = set(names) & set(settings.compare)
-        if names is settings.sweep.localizations.get(task) and again:
-            raise ValueError(
-                f"`sweep` edits '{min(again)}', which `compare` does already: delete it in one of "
-                "the two"
-            )
+    _check_sweep(settings)
+    _check_trained("edit.try_on", settings.edit.try_on, settings)
     for where in EXPERIMENTS:
         block = getattr(settings, where)
         methods = {name: settings.localization(name).method for name in block.compare}
@@ -77,12 +75,38 @@ def _check_names(settings: Settings) -> None:
                 f"`{where}.compare` lists '{absent[0]}', which `compare` does not: it needs that "
                 "edit, add it there"
             )
-        closed = [n for n, method in methods.items() if method == "rome" and where != "attacks"]
-        if closed:
+        if where != "attacks":
+            _check_trained(f"{where}.compare", block.compare, settings)
+
+
+def _check_sweep(settings: Settings) -> None:
+    for task, names in settings.sweep.localizations.items():
+        settings.task(task)
+        again = {name for name in names if settings.localization(name)} & set(settings.compare)
+        if again:
             raise ValueError(
-                f"`{where}.compare` lists '{closed[0]}', which is not trained but edited in closed "
-                "form: delete it there"
+                f"`sweep` edits '{min(again)}', which `compare` does already: delete it in one of "
+                "the two"
             )
+    for task, names in settings.sweep.several.items():
+        settings.task(task)
+        _check_trained("sweep.several", names, settings)
+        edited = {*settings.compare, *settings.sweep.localizations.get(task, ())}
+        alone = [name for name in names if name not in edited]
+        if alone:
+            raise ValueError(
+                f"`sweep.several` lists '{alone[0]}', which is edited on one wording nowhere: add "
+                f"it to `sweep.localizations` of '{task}'"
+            )
+
+
+def _check_trained(where: str, names: list[str], settings: Settings) -> None:
+    closed = [name for name in names if settings.localization(name).method == "rome"]
+    if closed:
+        raise ValueError(
+            f"`{where}` lists '{closed[0]}', which is not trained but edited in closed form: "
+            "delete it there"
+        )
 
 
 def _check_task(name: str, task: Task, settings: Settings) -> None:

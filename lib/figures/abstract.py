@@ -33,7 +33,8 @@ def values(
             return {}
         edit = mine.iloc[0].localization
         rows = carried[(carried.localization == edit) & (carried.kind == "wording")]
-        said = rows.set_index("says").all_formats
+        said = rows.set_index("says")
+        said = said.value.fillna(said.all_formats)  # of formats that count, if any does
         returned = back[back.localization == edit].iloc[0]
         found[side] = {
             "layers": [int(layer) for layer in mine.iloc[0].mlp.split()],

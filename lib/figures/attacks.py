@@ -6,17 +6,7 @@ import matplotlib.pyplot as plt
 import pandas
 
 from lib.analysis.words import order
-from lib.figures.style import (
-    CHANCE,
-    GREY,
-    NEW,
-    OLD,
-    UNEDITED_LINE,
-    WIDTH,
-    errors,
-    headline,
-    label,
-)
+from lib.figures import style
 
 USES = {  # what an attacker may do; one entry per module of lib/attacks
     "another prompt": ("rephrase", "in_context", "jailbreak"),
@@ -39,19 +29,21 @@ def battery(table: pandas.DataFrame, n: int, title: str):
     rank = [m for methods in USES.values() for m in methods]
     attacks = sorted(dict(zip(table.attack, table.method)).items(), key=lambda a: rank.index(a[1]))
     names = ["known-mask", *order(set(table.localization) - {"unedited", "known-mask"})]
-    size = (WIDTH, 0.25 * len(attacks) + 1.5)
+    size = (style.WIDTH, 0.25 * len(attacks) + 1.5)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True)
     for axis, name in zip(axes, names):
         mine = table[table.localization == name].set_index("attack")
         mine = mine.reindex([attack for attack, _ in attacks])
         ok = mine.admitted.fillna(False).astype(bool) & (mine.failed.fillna("x") == "")
-        for counts, face in ((ok, OLD), (~ok, "white")):
+        for counts, face in ((ok, style.OLD), (~ok, "white")):
             rows, at = mine[counts], [i for i, c in enumerate(counts) if c]
-            color = OLD if face == OLD else "0.6"
-            axis.errorbar(rows.value, at, xerr=errors(rows), fmt="o", color=color, mfc=face, ms=5)
-        axis.axvline(1, **UNEDITED_LINE)
-        axis.axvline(0, **CHANCE)
-        axis.set(xlim=(max(table.low.min() - 0.1, -1.2), 1.15), title=label(name))
+            color = style.OLD if face == style.OLD else "0.6"
+            axis.errorbar(
+                rows.value, at, xerr=style.errors(rows), fmt="o", color=color, mfc=face, ms=5
+            )
+        axis.axvline(1, **style.UNEDITED_LINE)
+        axis.axvline(0, **style.CHANCE)
+        axis.set(xlim=(max(table.low.min() - 0.1, -1.2), 1.15), title=style.label(name))
     words = [a.replace("-", " ") for a, _ in attacks]
     axes[0].set(yticks=range(len(attacks)), yticklabels=words)
     for y, (_, method) in enumerate(attacks):
@@ -65,14 +57,14 @@ def battery(table: pandas.DataFrame, n: int, title: str):
     figure.supxlabel(
         "recovery R of the held-out half: 0 guessing, 1 all that was known", fontsize=8.5
     )
-    headline(figure, title)
+    style.headline(figure, title)
     return figure
 
 
 LINES = {
-    ("forget", "true"): ("old answer", OLD, "-"),
-    ("forget", "edit"): ("new answer", NEW, "--"),
-    ("retain_test", "true"): ("retained facts", GREY, ":"),
+    ("forget", "true"): ("old answer", style.OLD, "-"),
+    ("forget", "edit"): ("new answer", style.NEW, "--"),
+    ("retain_test", "true"): ("retained facts", style.GREY, ":"),
 }
 
 
@@ -86,7 +78,7 @@ def inside(table: pandas.DataFrame, title: str, readers: tuple[str, ...] = ()):
     first = table.dropna(subset="first_trained").groupby("localization").first_trained.first()
     names = ["unedited", *order(first.index)]
     readers = readers or tuple(dict.fromkeys(table.reader))
-    size = (WIDTH, 1.35 * len(readers) + 1.2)
+    size = (style.WIDTH, 1.35 * len(readers) + 1.2)
     grid = dict(figsize=size, sharex=True, sharey=True, squeeze=False)
     figure, axes = plt.subplots(len(readers), len(names), **grid)
     for row, reader in zip(axes, readers):
@@ -101,10 +93,10 @@ def inside(table: pandas.DataFrame, title: str, readers: tuple[str, ...] = ()):
             axis.set(ylim=(-0.04, 1.04), xlim=(-1, table.layer.max()))
         row[0].set_ylabel(reader, fontsize=8)
     for axis, name in zip(axes[0], names):
-        axis.set_title(label(name))
+        axis.set_title(style.label(name))
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.supxlabel(
         "layer (shaded: up to the first trained one, nothing has changed)", fontsize=8.5
     )
-    headline(figure, title)
+    style.headline(figure, title)
     return figure

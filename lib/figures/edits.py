@@ -7,19 +7,7 @@ import numpy
 import pandas
 
 from lib.analysis.words import order
-from lib.figures.style import (
-    CHANCE,
-    GREY,
-    NEW,
-    OLD,
-    UNEDITED_LINE,
-    WIDTH,
-    early,
-    errors,
-    headline,
-    label,
-    name_rows,
-)
+from lib.figures import style
 
 KINDS = {"vocabulary": ("other answer words", "o"), "wording": ("another wording", "D")}
 
@@ -47,30 +35,30 @@ def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.Data
     (layers), n_layers, prior (what guessing would bring back), unedited (old answers before any
     edit).
     """
-    shape = dict(figsize=(WIDTH, 6.6), sharex=True, height_ratios=(0.7, 1, 1, 1))
+    shape = dict(figsize=(style.WIDTH, 6.6), sharex=True, height_ratios=(0.7, 1, 1, 1))
     figure, axes = plt.subplots(4, 1, **shape)
-    colors = [early(0) if layer in found["lookup"] else "0.75" for layer in effect.layer]
+    colors = [style.early(0) if layer in found["lookup"] else "0.75" for layer in effect.layer]
     axes[0].bar(effect.layer, effect.effect, 0.8, yerr=2 * effect.error, color=colors)
     axes[0].set_ylabel("effect on the\nheads' answer")
-    for axis, says, color in ((axes[1], "new", NEW), (axes[2], "old", OLD)):
+    for axis, says, color in ((axes[1], "new", style.NEW), (axes[2], "old", style.OLD)):
         for kind, (words, marker) in KINDS.items():
             rows = carried[(carried.kind == kind) & (carried.says == says)]
             _by_layer(axis, rows, color, marker, kind == "vocabulary", words)
         axis.set(ylim=(-0.06, 1.06), ylabel=f"{says} answer,\nasked differently")
-    axes[1].axhline(found["chance"], **CHANCE)
-    axes[2].axhline(found["unedited"], **UNEDITED_LINE)
+    axes[1].axhline(found["chance"], **style.CHANCE)
+    axes[2].axhline(found["unedited"], **style.UNEDITED_LINE)
     rows = back.assign(value=back.value.where(back.failed == ""), all_formats=back.value)
-    _by_layer(axes[3], rows, OLD, "s", True, "")
+    _by_layer(axes[3], rows, style.OLD, "s", True, "")
     n = int(back.n.max())
     axes[3].set(ylim=(-0.06, 1.06), yticks=[0, 0.5, 1], yticklabels=[0, n // 2, n])
     axes[3].set_ylabel(f"old answer back,\nof {n} held out")
-    axes[3].axhline(found["prior"], **CHANCE)
+    axes[3].axhline(found["prior"], **style.CHANCE)
     axes[1].legend(loc="lower left", framealpha=0.9)
     axes[3].set(xticks=range(found["n_layers"]), xlim=(-0.7, found["n_layers"] - 0.3))
     axes[3].set_xlabel(
         "trained layer (points: one MLP; bars: a window; hollow or dotted: not counted)"
     )
-    headline(figure, found["title"])
+    style.headline(figure, found["title"])
     return figure
 
 
@@ -84,7 +72,7 @@ def _by_layer(axis, rows: pandas.DataFrame, color, marker: str, filled: bool, wo
     axis.errorbar(
         counted.first_layer + (0 if filled else 0.18),
         counted.value,
-        yerr=errors(counted),
+        yerr=style.errors(counted),
         fmt=marker + ("-" if filled else ":"),
         lw=1.1,
         elinewidth=0.7,
@@ -108,15 +96,15 @@ def answers(table: pandas.DataFrame, names: list[str], title: str):
     table: rows (localization, format, kind, new, old, other, retained, counts); a format that the
     edit broke is hatched, and the tick is the share of retained facts answered correctly.
     """
-    kinds = ["training", "wording", "vocabulary"]
+    kinds = ["training", "wording", "vocabulary", "choice"]
     table = table[table.localization.isin(names)]
     formats = table.drop_duplicates("format").sort_values("kind", key=lambda k: k.map(kinds.index))
-    size = (WIDTH, 0.3 * len(names) + 1.9)
+    size = (style.WIDTH, 0.3 * len(names) + 1.9)
     figure, axes = plt.subplots(1, len(formats), figsize=size, sharey=True, squeeze=False)
     for axis, form in zip(axes[0], formats.itertuples()):
         rows = table[table.format == form.format].set_index("localization").reindex(names)
         left = numpy.zeros(len(names))
-        for says, color in (("new", NEW), ("other", "0.85"), ("old", OLD)):
+        for says, color in (("new", style.NEW), ("other", "0.85"), ("old", style.OLD)):
             bars = axis.barh(range(len(names)), rows[says], 0.72, left, color=color)
             left = left + rows[says].fillna(0).to_numpy()
             for bar, counts in zip(bars, rows.counts):
@@ -126,12 +114,12 @@ def answers(table: pandas.DataFrame, names: list[str], title: str):
         axis.set_title(form.format, fontsize=8, rotation=45, ha="left", x=0.2)
         axis.tick_params(left=axis is axes[0][0])
         axis.grid(False)
-    name_rows(axes[0][0], names)
+    style.name_rows(axes[0][0], names)
     words = (
         "edited facts: new answer (blue), another (grey), old (vermillion); tick: retained facts"
     )
     figure.supxlabel(words, fontsize=8.5)
-    headline(figure, title)
+    style.headline(figure, title)
     figure.subplots_adjust(wspace=0.12)
     return figure
 
@@ -142,13 +130,13 @@ def strength(table: pandas.DataFrame, names: list[str], found: dict):
     table: rows (localization, at, strength, what, value); found: title, levels.
     """
     lines = {
-        "vocabulary new": (NEW, "-", "o", "new, other words"),
-        "vocabulary old": (OLD, "-", "o", "old, other words"),
-        "wording new": (NEW, ":", "D", "new, other wording"),
-        "wording old": (OLD, ":", "D", "old, other wording"),
-        "retained": (GREY, "--", "s", "retained facts kept"),
+        "vocabulary new": (style.NEW, "-", "o", "new, other words"),
+        "vocabulary old": (style.OLD, "-", "o", "old, other words"),
+        "wording new": (style.NEW, ":", "D", "new, other wording"),
+        "wording old": (style.OLD, ":", "D", "old, other wording"),
+        "retained": (style.GREY, "--", "s", "retained facts kept"),
     }
-    size = (WIDTH, 2.6)
+    size = (style.WIDTH, 2.6)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
         for what, (color, line, marker, words) in lines.items():
@@ -156,11 +144,11 @@ def strength(table: pandas.DataFrame, names: list[str], found: dict):
             look = dict(color=color, marker=marker, ms=4, label=words)
             axis.plot(rows.strength, rows.value, line, **look)
         axis.set(ylim=(-0.05, 1.15), xlim=(0.45, 1.0))
-        axis.set_title(label(name))
+        axis.set_title(style.label(name))
     axes[0][0].set_ylabel("share of facts")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.supxlabel("strength: mean probability of the new answer in training", fontsize=8.5)
-    headline(figure, found["title"])
+    style.headline(figure, found["title"])
     return figure
 
 
@@ -172,14 +160,14 @@ def relearning(table: pandas.DataFrame, names: list[str], found: dict):
     """
     columns = min(4, len(names))
     height = -(-len(names) // columns)
-    size = (WIDTH, 1.75 * height + 0.7)
+    size = (style.WIDTH, 1.75 * height + 0.7)
     figure, axes = plt.subplots(
         height, columns, figsize=size, sharex=True, sharey=True, squeeze=False
     )
     colors = {
-        "forget_heldout": (OLD, "-", "o"),
-        "forget_train": (OLD, ":", None),
-        "retain_test": (GREY, "--", None),
+        "forget_heldout": (style.OLD, "-", "o"),
+        "forget_train": (style.OLD, ":", None),
+        "retain_test": (style.GREY, "--", None),
     }
     for axis, name in zip(axes.flat, names):
         for split, (color, line, marker) in colors.items():
@@ -188,18 +176,18 @@ def relearning(table: pandas.DataFrame, names: list[str], found: dict):
                 axis.fill_between(rows.step, rows.low, rows.high, color=color, alpha=0.15, lw=0)
             axis.plot(rows.step, rows.value, line, color=color, marker=marker, ms=3)
             if axis is axes.flat[0]:
-                end, words = rows.iloc[-1], label(split)
+                end, words = rows.iloc[-1], style.label(split)
                 axis.annotate(words, (end.step, end.value), xytext=(4, -2), fontsize=7.5)
                 axis.texts[-1].set(color=color)
-        axis.axhline(found["prior"].get(name, numpy.nan), **CHANCE)
+        axis.axhline(found["prior"].get(name, numpy.nan), **style.CHANCE)
         axis.set(ylim=(-0.04, 1.08))
         failed = found["verdicts"].get(name, "")
-        axis.set_title(label(name) + (f"\nfailed: {failed}" if failed else ""), fontsize=8)
+        axis.set_title(style.label(name) + (f"\nfailed: {failed}" if failed else ""), fontsize=8)
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     figure.supxlabel("steps of relearning; dotted grey: guessing", fontsize=8.5)
     figure.supylabel("answered correctly", fontsize=8.5)
-    headline(figure, found["title"])
+    style.headline(figure, found["title"])
     return figure
 
 
@@ -209,16 +197,23 @@ SIDE_EFFECTS = {"retained": "retained facts,\nanswered correctly", "heldout_kl":
 def side_effects(table: pandas.DataFrame, title: str):
     """What else changed after the stored edits: rows (localization, measure, value, low, high)."""
     names = order(set(table.localization) - {"unedited"})
-    size = (WIDTH, 0.26 * len(names) + 1.3)
+    size = (style.WIDTH, 0.26 * len(names) + 1.3)
     figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
         rows = table[table.measure == measure].set_index("localization")
         shown = rows.loc[names]
-        axis.errorbar(shown.value, range(len(names)), xerr=errors(shown), fmt="o", color=GREY, ms=5)
-        axis.axvline(rows.value["unedited"], **UNEDITED_LINE)
+        axis.errorbar(
+            shown.value,
+            range(len(names)),
+            xerr=style.errors(shown),
+            fmt="o",
+            color=style.GREY,
+            ms=5,
+        )
+        axis.axvline(rows.value["unedited"], **style.UNEDITED_LINE)
         axis.set_xlabel(words)
-    name_rows(axes[0], names)
-    headline(figure, title)
+    style.name_rows(axes[0], names)
+    style.headline(figure, title)
     return figure
 
 
@@ -228,20 +223,20 @@ def wordings(table: pandas.DataFrame, found: dict):
     kinds = [k for k in KINDS if k in set(table.kind)]
     names = list(table.localization.unique())
     rows = [(name, t) for name in names for t in sorted(table.trained_on.unique())]
-    size = (WIDTH, 0.4 * len(rows) + 1.4)
+    size = (style.WIDTH, 0.4 * len(rows) + 1.4)
     figure, axes = plt.subplots(1, len(kinds), figsize=size, sharey=True, squeeze=False)
     for axis, kind in zip(axes[0], kinds):
-        for says, color, marker in (("new", NEW, "o"), ("old", OLD, "s")):
+        for says, color, marker in (("new", style.NEW, "o"), ("old", style.OLD, "s")):
             mine = table[(table.kind == kind) & (table.says == says)]
             mine = mine.set_index(["localization", "trained_on"]).reindex(rows)
             look = dict(color=color, ms=5, label=f"{says} answer")
-            axis.errorbar(mine.value, range(len(rows)), xerr=errors(mine), fmt=marker, **look)
+            axis.errorbar(mine.value, range(len(rows)), xerr=style.errors(mine), fmt=marker, **look)
         axis.set(xlim=(-0.04, 1.04), xlabel=f"share in {KINDS[kind][0]}")
-    names = [f"{label(name)}, {n} wording{'s' if n > 1 else ''}" for name, n in rows]
+    names = [f"{style.label(name)}, {n} wording{'s' if n > 1 else ''}" for name, n in rows]
     axes[0][0].set(yticks=range(len(rows)), yticklabels=names)
     axes[0][0].invert_yaxis()
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    headline(figure, found["title"])
+    style.headline(figure, found["title"])
     return figure
 
 
@@ -250,12 +245,12 @@ def published(table: pandas.DataFrame, title: str):
     verdict)."""
     marks = {
         "agrees": ("o", "black"),
-        "disagrees": ("X", OLD),
-        "unresolved": ("$?$", GREY),
+        "disagrees": ("X", style.OLD),
+        "unresolved": ("$?$", style.GREY),
         "not tested": ("_", "0.7"),
     }
     tasks, rows = list(table.task.unique()), table.drop_duplicates("expectation")
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.33 * len(rows) + 1.1))
+    figure, axis = plt.subplots(figsize=(style.WIDTH, 0.33 * len(rows) + 1.1))
     for y, row in enumerate(rows.itertuples()):
         for x, task in enumerate(tasks):
             mine = table[(table.expectation == row.expectation) & (table.task == task)]
@@ -268,5 +263,5 @@ def published(table: pandas.DataFrame, title: str):
     axis.set(xticks=range(len(tasks)), xticklabels=tasks)
     axis.invert_yaxis()
     axis.grid(False)
-    headline(figure, title)
+    style.headline(figure, title)
     return figure
