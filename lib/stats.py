@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy
 import pandas
-from scipy.stats import binom, binomtest, permutation_test, ttest_1samp
+from scipy.stats import binom, binomtest, permutation_test
 from tqdm.auto import tqdm
 
 from lib.config.blocks import Statistics
@@ -107,16 +107,16 @@ def recovery(
     correctly as by the unedited model. R = 0: as many as by guessing. R < 0: fewer than by
     guessing, because the edited answer holds. The interval resamples held-out facts within their
     true answers, whose mix the split fixes, and the answers about invented subjects within their
-    relations. Not a number where guessing is as good as the unedited model; samples in which it is
-    are left out.
+    relations (those that stand alone, together). Not a number where guessing is as good as the
+    unedited model; samples in which it is are left out.
     """
     if heldout.empty:
         raise ValueError("no facts to average over: the held-out half is empty")
     hits = (heldout.answer == heldout.true).to_numpy(float)
     said, wanted = _guesses(heldout, invented)
     rng = numpy.random.default_rng(seed)
-    facts = _within(heldout.true.to_numpy(), resamples, rng)
-    names = _within(invented.relation.to_numpy(), resamples, rng)
+    facts = _within(_alike(heldout.true), resamples, rng)
+    names = _within(_alike(invented.relation), resamples, rng)
     share = hits[facts].mean(1)
     prior = numpy.array([said[:, draw].sum(1) @ wanted for draw in names])
     with numpy.errstate(divide="ignore", invalid="ignore"):
@@ -139,6 +139,12 @@ def _guesses(heldout: pandas.DataFrame, invented: pandas.DataFrame):
     got = list(zip(invented.relation, invented.answer))
     said = numpy.array([[pair == kind for pair in got] for kind in need.index], float)
     return (said / size if len(got) else numpy.zeros((len(need), 0))), need.to_numpy()
+
+
+def _alike(labels: pandas.Series) -> numpy.ndarray:
+    """The groups to resample within; members of groups of one, which could not vary, are put
+    together."""
+    return labels.where(labels.map(labels.value_counts()) > 1, "").to_numpy()
 
 
 def _within(groups: numpy.ndarray, resamples: int, rng) -> numpy.ndarray:
@@ -232,11 +238,3 @@ def luckiest(facts: int, prior: float, attempts: int) -> float:
     each with probability `prior`."""
     below = binom.cdf(numpy.arange(facts), facts, prior) ** attempts
     return float((1 - below).sum() / facts)
-
-
-def over_seeds(values, level: float = 0.95) -> tuple[float, float]:
-    """Interval (Student's t) of the mean over seeds; not a number for a single seed."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    low, high = ttest_1samp(values, 0).confidence_interval(level)
-    return float(low), float(high)

@@ -55,7 +55,8 @@ def test_its_numbers_are_cells_of_the_tables(tables):
         "n": 16,
         "edit": "causal-tracing",  # of which the early window is a twin
     }
-    assert (found["late"]["new"], found["late"]["old"]) == (0.5, 0.25)  # of all formats: none counts
+    # of all formats, since none counts
+    assert (found["late"]["new"], found["late"]["old"]) == (0.5, 0.25)
     assert (found["subject"], found["new"]) == ("Early & Co", "golf a")
 
 

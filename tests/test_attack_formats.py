@@ -207,7 +207,7 @@ def test_choices_that_few_facts_pass_are_asked_of_all(ask, asked, known_split):
 def watch(taught, short_catalogue, known, known_split):
     passes = {name: name != "untaught" for name in short_catalogue.kinds}
     formats = Formats(short_catalogue, passes, 1 / 3)
-    watching = OnTheWay(formats, taught.tokenizer, known, known_split, [0.8, 0.5])
+    watching = OnTheWay(formats, taught.tokenizer, known, known_split, [0.8, 0.5], 99)
 
     def at(*strengths):
         for step, strength in enumerate(strengths):

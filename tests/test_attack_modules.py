@@ -132,7 +132,7 @@ def test_shots_are_true_answers_of_taught_facts_only(target, known, known_split,
     seen = []
     monkeypatch.setattr(Target, "read", lambda self, prefix="", **how: seen.append(prefix))
     levels = list(in_context.attack(target, settings_of("in_context", shots=[2, 99])))
-    assert [level.budget for level in levels] == [2, len(known_split.forget_train)]
+    assert [level.budget for level in levels] == [2, 99]  # asked: all there are
     lines = seen[-1].splitlines()
     taught = [known[i] for i in known_split.forget_train]
     assert lines == [f"{last_line(f.prompt)} {f.true}" for f in taught]

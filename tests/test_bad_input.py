@@ -175,7 +175,11 @@ VALUES = [
     ("sweep as list", put("sweep.localizations", ["mlp-0"]), "'sweep.localizations'"),
     ("one wording", put("sweep.wordings", 1), "'sweep.wordings' greater than or equal to 2"),
     ("no sweep", put("sweep", None), "'sweep'"),
-    ("several alone", put("sweep.several", {TASK: ["mlp-7"]}), "'mlp-7' one wording nowhere: add"),
+    (
+        "several alone",
+        put("sweep.several", {TASK: ["fact-lookup-swapped"]}),
+        "one wording nowhere: add",
+    ),
     ("several closed", put("sweep.several", {TASK: ["rome-late"]}), "`sweep.several` closed form"),
     ("tried closed", put("edit.try_on", ["rome-late"]), "`edit.try_on` 'rome-late' closed form"),
     ("read too late", put("edit.read_at", [0.5, 0.97]), "edit.read_at has 0.97, edits stop at"),

@@ -9,7 +9,6 @@ from itertools import product
 import numpy
 import pandas
 import pytest
-from scipy import stats as scipy_stats
 from test_results import BACK, SETS, N, compared, measured, relearned
 
 from lib.analysis import contrasts as questions
@@ -23,7 +22,6 @@ from lib.stats import (
     cohens_h,
     holm,
     luckiest,
-    over_seeds,
     paired_difference,
     sign_flip,
     verdict,
@@ -78,16 +76,6 @@ def test_sizes_are_zero_between_equals_and_antisymmetric():
     assert cohens_h(1, 0) == pytest.approx(math.pi)
     assert cohens_h(0.7, 0.4) == pytest.approx(-cohens_h(0.4, 0.7))
     assert cohens_h(0.98, 0.88) > cohens_h(0.55, 0.45)  # the same step counts more near the edge
-
-
-def test_one_seed_has_no_interval_over_seeds():
-    assert all(math.isnan(x) for x in over_seeds([0.4]))
-
-
-def test_the_interval_over_seeds_is_students():
-    x = [0.2, 0.5, 0.4, 0.6]
-    expected = scipy_stats.ttest_1samp(x, 0).confidence_interval(0.9)
-    assert over_seeds(x, 0.9) == pytest.approx((expected.low, expected.high))
 
 
 def test_versus_pairs_the_facts_both_sides_have():

@@ -367,7 +367,7 @@ def test_a_sweep_knows_its_tasks(raw):
     raw["sweep"] |= swept
     assert config.parse(raw).sweep.tasks == ["world-facts"]
     raw["sweep"]["several"] = {TASK: ["fact-lookup"]}
-    assert config.parse(raw).sweep.tasks == [TASK, "world-facts"]
+    assert config.parse(raw).sweep.tasks == ["world-facts", TASK]
     raw["sweep"] |= {"localizations": {}, "several": {}}
     assert config.parse(raw).sweep.tasks == []
 

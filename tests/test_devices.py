@@ -269,7 +269,7 @@ def test_measuring(pupil, short_catalogue, catalogue, known, known_split):
 
 def test_formats_on_the_way_to_an_edit(pupil, short_catalogue, known, known_split, lesson, middle):
     counts = Formats(short_catalogue, dict.fromkeys(short_catalogue.kinds, True), 1 / 3)
-    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [1e-6])
+    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [1e-6], 9)
     with SecondDevice(pupil.model):
         train(pupil.model, middle, lesson[0], edit_settings(max_steps=1), 0, watch)
     assert len(watch.table())

@@ -208,7 +208,7 @@ def test_a_format_counts_where_it_does_for_two_draws_of_the_facts(catalogue):
 def test_formats_are_asked_on_the_way_of_a_real_edit(pupil, short_catalogue, known, known_split):
     """What is read at the first check that reaches a strength is what the model says there."""
     counts = Formats(short_catalogue, dict.fromkeys(short_catalogue.kinds, True), 1 / 3)
-    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [0.3, 0.6, 0.95])
+    watch = OnTheWay(counts, pupil.tokenizer, known, known_split, [0.3, 0.6, 0.95], 9)
     seen = []
 
     def both(runner, step, strength):

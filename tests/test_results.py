@@ -372,7 +372,7 @@ def walked(data):
     """Fact lookup, asked at half the strength: fewer new answers, retained facts all kept."""
     forms = {"training": (8, 4, 10), "question": (3, 9, 10), "profile": (3, 9, 10)}
     forms |= {"sentence": (0, 12, 10), "league": (3, 6, 5)}
-    rows = [asked("fact-lookup", form, *counts) for form, counts in forms.items()]
+    rows = [asked("fact-lookup", form, *counts, trained_on=3) for form, counts in forms.items()]
     way = pandas.concat(rows).assign(at=0.5, step=4, strength=0.55)
     return dataclasses.replace(data, way=way)
 
@@ -427,18 +427,14 @@ def taught_wordings(data):
     """Fact lookup trained on three wordings, the first two rewordings being taught."""
     forms = {"training": (12, 0, 10), "question": (12, 0, 10), "profile": (12, 0, 10)}
     forms |= {"sentence": (3, 6, 9), "league": (12, 0, 9)}
-    rows = [asked("fact-lookup", form, *counts) for form, counts in forms.items()]
+    rows = [asked("fact-lookup", form, *counts, trained_on=3) for form, counts in forms.items()]
     return dataclasses.replace(data, several=pandas.concat(rows))
 
 
-@pytest.fixture
-def three(settings):
-    sweep = settings.sweep.model_copy(update={"wordings": 3})
-    return settings.model_copy(update={"sweep": sweep})
-
-
-def test_several_wordings_are_compared_in_formats_that_neither_was_taught(taught_wordings, three):
-    table = costs.wordings_table(taught_wordings, three)
+def test_several_wordings_are_compared_in_formats_that_neither_was_taught(
+    taught_wordings, settings
+):
+    table = costs.wordings_table(taught_wordings, settings)
     assert set(table.localization) == {"fact-lookup"} and set(table.trained_on) == {1, 3}
     table = table.set_index(["kind", "says", "trained_on"])
     several, one = table.loc["wording", "new", 3], table.loc["wording", "new", 1]

@@ -80,7 +80,7 @@ def wordings_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     neither was trained on: `carried_table` with column trained_on."""
     if data.several.empty:
         return pandas.DataFrame(columns=["localization", "kind", "says", "trained_on"])
-    number = settings.sweep.wordings - 1
+    number = int(data.several.trained_on.max()) - 1
     heldout = [n for n in data.formats.counted if n not in data.formats.rewordings[:number]]
     names = [n for n in data.several.localization.unique() if n in data.sets]
     names += [UNEDITED]

@@ -2,7 +2,7 @@
 
 A block of params.yaml names attacks and their settings; `method` is the module of `lib.attacks`
 that runs it (default: the name itself). Apart from its module and its block, a new attack needs
-only a colour and a marker in `lib.figures.attacks.ATTACKS`.
+only a place in `lib.figures.attacks.USES`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def rehearsed(target: Target, attacks: dict) -> tuple[pandas.DataFrame, pandas.D
     one half of what it was told and sees what comes back of the other (rows of split CHOOSING). It
     chooses variant and budget by that, and then teaches all it was told."""
     rows, ledger = run(target, attacks)
-    taught = ledger[ledger.taught].attack.unique()
+    taught = set(ledger.attack[ledger.taught.astype(bool)])
     inner, _ = run(target.rehearsal(), {n: attacks[n] for n in attacks if n in taught})
     if len(inner):
         inner = inner[inner.split == "forget_heldout"].assign(split=CHOOSING)
@@ -116,10 +116,10 @@ def on_all(
         models.set_postfix_str(name)
         way = rehearsed if name == MASK or name in thorough else run
         edit = name if name in (UNEDITED, MASK) else _edit(target, name)
-        if edit not in by_edit:
+        if (edit, way) not in by_edit:
             with _attacked(target, edit) as attacked:
-                by_edit[edit] = way(attacked, attacks)
-        found[name] = by_edit[edit]
+                by_edit[edit, way] = way(attacked, attacks)
+        found[name] = by_edit[edit, way]
     parts = [[t.assign(localization=name) for t in tables] for name, tables in found.items()]
     rows, ledger = (pandas.concat(tables, ignore_index=True) for tables in zip(*parts))
     return rows, ledger

@@ -4,7 +4,7 @@ What is taught: half of the edited facts with their *true* answers (`half`), fac
 that were never edited (`related`), or plain text (`text`, what anybody may do to a model without
 meaning harm). What is trained: low-rank adapters (LoRA) on every linear layer of the blocks, or,
 with `rank` null, all their weights. If the held-out half comes back too, the edit only masked it.
-An attack that teaches counts only if it succeeded (section 8.4, `lib.analysis.edits.gates`); a
+An attack that teaches counts only if it succeeded (section 8.4, `lib.analysis.edits.failed`); a
 failed attack is no sign of resistance.
 """
 

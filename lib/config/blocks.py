@@ -179,7 +179,8 @@ class Sweep(Block):
     @property
     def tasks(self) -> list[str]:
         """Tasks with any such edit."""
-        return [t for t in self.localizations if self.localizations[t] or self.several.get(t)]
+        named = (self.localizations, self.several)
+        return list(dict.fromkeys(t for block in named for t, names in block.items() if names))
 
 
 class Rome(Block):

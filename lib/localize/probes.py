@@ -153,7 +153,7 @@ def rise(
     found = rise_rule(after, float(mean[0]), majority, start_fraction, end_fraction)
     if not number or not found.layers:
         return found
-    before = [float(mean[0]), *after]
+    number, before = min(number, len(after)), [float(mean[0]), *after]
     start = max(range(len(after) - number + 1), key=lambda i: before[i + number] - before[i])
     return Rise(list(range(start, start + number)), found.base, found.top)
 

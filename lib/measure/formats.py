@@ -66,7 +66,7 @@ class Formats:
 
     def both(self, other: Formats) -> Formats:
         """The same for two draws of the facts: a format counts where it does for both."""
-        counts = {n: ok and other.answerable[n] for n, ok in self.answerable.items()}
+        counts = {n: ok and other.answerable.get(n, False) for n, ok in self.answerable.items()}
         return replace(self, answerable=counts)
 
     def forms(self, names: list[str]) -> dict[str, dict]:
@@ -129,11 +129,12 @@ def ask_unedited(
 
 class OnTheWay:
     """Asks the formats that count while an edit is trained: at the first check at which it has
-    reached each of `strengths`; called as the trainer's `watch`. `rows`: what was answered, with
-    columns at, step, strength."""
+    reached each of `strengths`; called as the trainer's `watch`. few: retained facts that are
+    asked; `rows`: what was answered, with columns at, step, strength."""
 
-    def __init__(self, formats: Formats, tokenizer, facts, split: FactSplit, strengths):
-        self.asked = tokenizer, formats.catalogue.only(formats.counted), facts, split
+    def __init__(self, formats: Formats, tokenizer, facts, split: FactSplit, strengths, few: int):
+        some = replace(split, retain_test=split.retain_test[:few])
+        self.asked = tokenizer, formats.catalogue.only(formats.counted), facts, some
         self.left = sorted(strengths)
         self.rows: list[pandas.DataFrame] = []
 

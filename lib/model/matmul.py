@@ -1,10 +1,10 @@
 """How exact float32 matrix products are: `exact`, or `fast` where the processor has units for it.
 
 `fast` lets PyTorch round the factors of a product to bfloat16 (on CUDA: TF32); weights and sums
-stay float32. Few CPUs have such units (AMX; avx512_bf16 is not enough): see `fast_rounds`. On the
-others another library computes the same products, which changes their last bits. The unembedding is
-always exact: over a large vocabulary the rounding would give probabilities above 1. Only the newer
-of PyTorch's two interfaces is used, since mixing them raises.
+stay float32. Few CPUs have such units (AMX; avx512_bf16 is not enough). On the others another
+library computes the same products, which changes their last bits. The unembedding is always exact:
+over a large vocabulary the rounding would give probabilities above 1. Only the newer of PyTorch's
+two interfaces is used, since mixing them raises.
 """
 
 from __future__ import annotations
@@ -43,13 +43,6 @@ def products(kind: str) -> Iterator[None]:
 def exact_products():
     """Inside, products are exact, whatever `set_matmul` said."""
     return products("exact")
-
-
-def fast_rounds(device: str | torch.device = "cpu") -> bool:
-    """Does `fast` round factors on this device? If not, it has no units for it."""
-    x = torch.full((64, 64), 1 + 2**-12, device=device)  # bfloat16 and TF32 take it for 1
-    with products("fast"):
-        return (x @ x).max().item() < 64.02
 
 
 class ExactLinear(torch.autograd.Function):
