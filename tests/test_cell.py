@@ -190,6 +190,20 @@ def test_it_equals_the_steps_done_by_hand(whole, middle, small, short_catalogue,
     pandas.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+def test_with_the_halves_exchanged_every_fact_is_held_out_once(
+    whole, middle, small, short_catalogue, known_split
+):
+    found = cell.measure(whole, middle, PAIR, small, short_catalogue, (), True)["relearned"]
+    once = cell.measure(whole, middle, PAIR, small, short_catalogue)["relearned"]
+    pandas.testing.assert_frame_equal(found[found.variant == ""], once)
+    swapped = found[found.variant == "swapped"]
+    taught = set(swapped.id[swapped.split == "forget_train"])
+    assert taught == set(known_split.forget_heldout)
+    assert set(swapped.id[swapped.split == "forget_heldout"]) == set(known_split.forget_train)
+    ends = swapped[swapped.id.isin(taught)].groupby("budget").p_true.mean()
+    assert ends[4] > ends[0] + 0.1
+
+
 def test_what_is_to_be_kept_is_read_before_the_edit_and_once(
     whole, middle, small, short_catalogue, monkeypatch
 ):

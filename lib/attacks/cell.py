@@ -29,12 +29,14 @@ def measure(
     settings: Settings,
     counted: Catalogue,
     wordings: tuple[str, ...] = (),
+    swapped: bool = False,
 ) -> dict[str, pandas.DataFrame]:
     """{"edits": one row, "asked": rows in every format of `counted`, "relearned": rows of the
     attack}; the model is as before afterwards.
 
     target: the unedited model; pair: settings of the training, None for an edit in closed form;
-    wordings: formats that are trained on beside the training format.
+    wordings: formats that are trained on beside the training format; swapped: attack a second time
+    with the two halves exchanged (variant "swapped"), so that every fact is held out once.
     """
     model = target.loaded.model
     with kept(trainable(model, chosen)) as old:
@@ -45,9 +47,11 @@ def measure(
         edited = replace(target, unedited=old)
         after = to_keep(target).read(Runner(model))
         asked = [edited.read(form=name, roles=READ) for name in counted.kinds]
+        attacked = {"": edited} | ({"swapped": _exchanged(edited)} if swapped else {})
         read = [
-            out.rows.assign(attack="relearn", variant="", budget=out.budget)
-            for out in relearn.attack(edited, settings.attack_relearn)
+            out.rows.assign(attack="relearn", variant=variant, budget=out.budget)
+            for variant, halves in attacked.items()
+            for out in relearn.attack(halves, settings.attack_relearn)
         ]
     row = {"weights": chosen.weights, "steps": result.steps}
     row |= {"strength": result.strength, "reached": result.reached} | after
@@ -56,6 +60,13 @@ def measure(
     tables["asked"] = pandas.concat([part for part in asked if len(part)], ignore_index=True)
     key = {"localization": chosen.name, "trained_on": 1 + len(wordings)}
     return {name: table.assign(**key) for name, table in tables.items()}
+
+
+def _exchanged(target: Target) -> Target:
+    """The same with the taught half held out and the other one taught."""
+    halves = {"forget_train": target.split.forget_heldout}
+    halves["forget_heldout"] = target.split.forget_train
+    return replace(target, split=replace(target.split, **halves))
 
 
 def make(

