@@ -1,0 +1,58 @@
+"""What the rows say so far: `python -m study.report` writes study/tables."""
+
+from __future__ import annotations
+
+import pandas
+
+from lib import config
+from lib.measure.formats import Formats
+from lib.store import Store
+from study import decide, design, tables
+from study.accounts import ACCOUNTS
+
+OUT = design.HERE / "tables"
+
+
+def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """{name: table} of one task: every cell, decisions beside what each account predicts, and where
+    there are cells for it, the models of the profile and the regression."""
+    rows = []
+    for question in decide.QUESTIONS:
+        said = {f"{a}_predicts": decide.expected(question, task, a) for a in ACCOUNTS}
+        rows.append(decide.answer(question, task, table) | said)
+    found = {"cells": table.assign(task=task), "decisions": pandas.DataFrame(rows)}
+    models = []
+    for kind, names in (("single", design.singles(task)), ("window", design.windows(task))):
+        profile = decide.profile(table, names)
+        if len(profile) > 5:
+            place = decide.step_place(table, names)
+            at = dict(zip(("step_at", "step_low", "step_high"), place))
+            models.append(decide.compare(profile, task).assign(task=task, sets=kind, **at))
+    if models:
+        found["models"] = pandas.concat(models)
+    if len(table[table.experiment == design.SETS]) > 20:
+        found["regression"] = decide.regress(table, task).assign(task=task)
+    return found
+
+
+def main() -> None:
+    """Write all tables of all tasks that have cells."""
+    settings, store, every = config.load(), Store("data"), {}
+    for task in design.params()["tasks"]:
+        catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
+        table = tables.load(task, settings, catalogue)
+        if len(table):
+            for name, found in of_task(task, table).items():
+                every.setdefault(name, []).append(found)
+    OUT.mkdir(exist_ok=True)
+    for name, parts in every.items():
+        found = pandas.concat(parts, ignore_index=True)
+        for column in ("mlp", "attention"):
+            if column in found:
+                found[column] = found[column].map(lambda layers: " ".join(map(str, layers)))
+        found.to_csv(OUT / f"{name}.csv", index=False, float_format="%.6g")
+        print(f"study/tables/{name}.csv", len(found), "rows")
+
+
+if __name__ == "__main__":
+    main()

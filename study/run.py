@@ -1,0 +1,60 @@
+"""All of the study in the order of PLAN.md, look by look: `python -m study.run [MINUTES]`.
+
+Runs DVC's stages of study/dvc.yaml; after each look, folds that a decided question no longer needs
+are left out. MINUTES: no new stage is begun after so many. Interrupt it at any time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pandas
+
+from lib import config
+from lib.measure.formats import Formats
+from lib.store import Store
+from study import decide, design, tables
+
+ORDER = (design.PAIRS, design.LAYERS, design.SETS, design.NINE)
+
+
+def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
+    """Does a question of an experiment still wait? One without questions is always run whole."""
+    mine = [name for name, q in decide.QUESTIONS.items() if q.experiment == experiment]
+    if table.empty or not mine:
+        return True
+    return any(decide.answer(q, task, table)["verdict"] == decide.WAITING for q in mine)
+
+
+def stages() -> Iterator[str]:
+    """Names of the stages that are still needed, in order; asks again after every look."""
+    settings, store = config.load(), Store("data")
+    for look in range(len(design.params()["looks"])):
+        for experiment in ORDER:
+            for task in design.params()["tasks"]:
+                catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
+                table = tables.load(task, settings, catalogue)
+                if open_questions(experiment, task, table):
+                    for fold in range(1, design.looks(task)[look] + 1):
+                        yield f"{task}@{experiment}-{fold}"
+
+
+def main(minutes: float) -> None:
+    """Run stage after stage, each once; CalledProcessError where one fails."""
+    end, done = time.monotonic() + 60 * minutes, set()
+    for stage in stages():
+        if stage in done or time.monotonic() > end:
+            continue
+        subprocess.run(["dvc", "repro", "--single-item", stage], cwd=design.HERE, check=True)
+        done.add(stage)
+    subprocess.run(["dvc", "repro", "--single-item", "decide"], cwd=design.HERE, check=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else float("inf"))
+    except (ValueError, OSError, subprocess.CalledProcessError) as problem:
+        sys.exit(f"error: {problem}")

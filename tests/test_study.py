@@ -1,0 +1,362 @@
+"""The study: its folds and sets, its cells, and rules that find what was put into made-up data."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy
+import pandas
+import pytest
+from test_cell import HELDOUT, PAIR, RELEARN
+
+from lib.facts.formats import Catalogue
+from lib.facts.records import FactSplit
+from lib.stats import ALIKE, HIGHER, LOWER, UNRESOLVED
+from study import accounts, cells, decide, design, simulate, tables
+
+TASKS = [*design.params()["tasks"]]
+SPORTS, LOOKS = TASKS[0], [2, 4, 5]
+
+
+# Folds
+
+
+@pytest.fixture
+def split() -> FactSplit:
+    """A split as of notebook 01: 32 edited facts, 166 to keep, some to choose settings on."""
+    ids = [f"r/{i:03}" for i in range(32 + 166 + 55 + 55)]
+    parts = ids[:16], ids[16:32], ids[32:198], ids[198:253], ids[253:]
+    return FactSplit(*parts, ())
+
+
+def test_folds_share_no_fact_and_leave_the_default_and_its_settings_out(split):
+    made = [design.fold(split, number) for number in design.folds(SPORTS)]
+    edited = [set(fold.forget) for fold in made]
+    assert all(len(ids) == 32 for ids in edited) and len(set.union(*edited)) == 32 * len(made)
+    seen = {*split.forget, *split.retain_val, *split.retain_test}
+    assert not set.union(*edited) & seen
+    for fold in made:
+        assert set(fold.retain_train) == {*split.forget, *split.retain_train} - set(fold.forget)
+        assert (fold.retain_val, fold.retain_test) == (split.retain_val, split.retain_test)
+
+
+@pytest.mark.parametrize("number", [0, 6])
+def test_a_fold_that_is_not_there_is_refused(split, refuses, number):
+    with refuses(ValueError, f"no fold {number}", "5 folds of 32", "lower `folds`"):
+        design.fold(split, number)
+
+
+# Sets
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_spread_sets_tell_the_accounts_apart(task):
+    chosen = design.spread(task)
+    assert len(set(chosen)) == design.params()["sets"] and all(len(set(s)) == 4 for s in chosen)
+    about = [design.measures(task, layers) for layers in chosen]
+    seen = pandas.DataFrame([(m.depth, m.first, m.before, m.lookup) for m in about]).corr()
+    assert (seen.abs() - numpy.eye(4)).max(axis=None) <= design.params()["correlation"]
+    spread_over = [design.sets(design.SETS, task, f) for f in design.folds(task)]
+    assert sorted(sum(spread_over, [])) == sorted(design.mlps(*layers) for layers in chosen)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_paired_sets_differ_in_one_layer_and_the_rest_lies_behind_every_lookup(task):
+    shares, at = design.params()["tasks"][task]["lookup"], design.lookup(task)
+    pairs = [three for f in design.folds(task) for three in design.paired(task, f)]
+    assert len({three["at"] for three in pairs}) == len(pairs) >= 15
+    for three in pairs:
+        layers = {place: set(design.layers_of(name)) for place, name in three.items()}
+        rest = layers["at"] - {at}
+        assert layers["above"] - rest == {at + 1} and layers["below"] - rest == {at - 1}
+        assert sum(shares[min(rest) :]) < 0.3 and min(rest) > at + 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_cell_is_made_twice_in_a_fold(task):
+    for number in design.folds(task):
+        made = [n for e in design.EXPERIMENTS for n in design.todo(e, task, number)]
+        asked = {n for e in design.EXPERIMENTS for n in design.sets(e, task, number)}
+        assert len(made) == len(set(made)) and set(made) == asked
+
+
+def test_an_unknown_experiment_is_refused(refuses):
+    with refuses(ValueError, "unknown experiment 'mine'", "layers, nine"):
+        design.sets("mine", SPORTS, 1)
+
+
+def test_names_of_sets_are_read_back():
+    assert design.layers_of(design.mlps(7, 3)) == (3, 7)
+    assert design.layers_of("mlp-window-3") is None and design.layers_of("random:1") is None
+
+
+# Accounts
+
+
+@pytest.mark.parametrize(
+    "account, at, behind", [("depth", 0.27, 0.32), ("extraction", 0, 0), ("lookup", 0.1, 0.9)]
+)
+def test_accounts_differ_at_the_windows_around_the_lookup(account, at, behind):
+    x = [accounts.predictor(account, SPORTS, tuple(range(s, s + 4))) for s in (3, 4)]
+    assert x == pytest.approx([at, behind], abs=0.05)
+
+
+def test_only_upstream_calls_the_layer_below_the_lookup_robust():
+    below, above = [(2, 8, 9, 16), (4, 8, 9, 16)]
+    found = {a: accounts.predictor(a, SPORTS, below) for a in accounts.ACCOUNTS}
+    assert found["upstream"] < 0.1 < found["depth"] and found["lookup"] > 0.9
+    assert accounts.predictor("upstream", SPORTS, above) > 0.8
+    assert accounts.predicted("upstream", SPORTS, below, 0.2, 0.7) == pytest.approx(
+        0.2 + 0.5 * found["upstream"]
+    )
+
+
+def test_an_unknown_account_is_refused(refuses):
+    with refuses(ValueError, "unknown account 'luck'", "upstream"):
+        accounts.predictor("luck", SPORTS, (1,))
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    "differences, verdict, folds",
+    [
+        ([0.5, 0.5], decide.WAITING, 2),  # two folds cannot show it at the first level
+        ([0.5, 0.45, 0.5, 0.55], HIGHER, 4),
+        ([-0.5, -0.45, -0.5, -0.55], LOWER, 4),
+        ([0.01, -0.01, 0.0, 0.01], ALIKE, 4),
+        ([0.5, -0.4, 0.3, 0.2], decide.WAITING, 4),
+        ([0.5, -0.4, 0.3, 0.2, 0.1], UNRESOLVED, 5),
+        ([], decide.WAITING, 0),
+    ],
+)
+def test_a_question_is_decided_at_a_look_or_waits(differences, verdict, folds):
+    found = decide.decide(differences, LOOKS)
+    assert (found.verdict, found.folds) == (verdict, folds)
+
+
+def test_later_folds_do_not_change_what_a_look_has_decided():
+    early = [0.5, 0.45, 0.5, 0.55]
+    assert decide.decide([*early, -5.0], LOOKS) == decide.decide(early, LOOKS)
+
+
+def test_folds_that_agree_by_chance_have_an_interval():
+    low, high = decide.interval(numpy.zeros(4), 0.05)
+    assert low == -high and high == pytest.approx(3.182 / 32 / 2, rel=1e-3)
+
+
+def test_the_interval_is_students_where_folds_differ():
+    x = numpy.array([0.2, 0.5, 0.4, 0.6])
+    reach = 3.182446 * x.std(ddof=1) / 2
+    assert decide.interval(x, 0.05) == pytest.approx((0.425 - reach, 0.425 + reach))
+
+
+@pytest.fixture
+def paired_cells() -> pandas.DataFrame:
+    """Sets with the lookup at 0.2, those above at 0.6, those below at 0.3."""
+    value = {"at": 0.2, "above": 0.6, "below": 0.3}
+    rows = [
+        (f, name, value[place], True, True)
+        for f in design.folds(SPORTS)
+        for three in design.paired(SPORTS, f)
+        for place, name in three.items()
+    ]
+    return pandas.DataFrame(rows, columns=["fold", "cell", "back", "reached", "gates"])
+
+
+def test_differences_are_means_over_the_pairs_of_a_fold(paired_cells):
+    found = decide.differences("above", SPORTS, paired_cells)
+    assert found == pytest.approx(dict.fromkeys(design.folds(SPORTS), 0.4))
+    assert decide.answer("above", SPORTS, paired_cells)["verdict"] == HIGHER
+
+
+def test_a_pair_without_the_strength_or_a_passed_gate_is_left_out(paired_cells):
+    first = design.paired(SPORTS, 1)[0]
+    wrong = paired_cells.cell == first["at"]
+    paired_cells.loc[wrong, "back"] = 0.9
+    for column, gated in (("reached", False), ("gates", True)):
+        table = paired_cells.copy()
+        table.loc[wrong, column] = False
+        assert decide.differences("above", SPORTS, table, gated=gated)[1] == pytest.approx(0.4)
+    assert decide.differences("above", SPORTS, paired_cells)[1] < 0.3
+
+
+def test_a_fold_with_a_missing_cell_gives_no_difference(paired_cells):
+    lacking = paired_cells[paired_cells.cell != design.paired(SPORTS, 3)[0]["above"]]
+    assert set(decide.differences("above", SPORTS, lacking)) == {1, 2, 4, 5}
+
+
+def test_gates_that_point_the_other_way_leave_a_question_unresolved(paired_cells):
+    for three in (t for f in design.folds(SPORTS) for t in design.paired(SPORTS, f)[1:]):
+        paired_cells.loc[paired_cells.cell == three["at"], "gates"] = False
+    ones = [design.paired(SPORTS, f)[0]["at"] for f in design.folds(SPORTS)]
+    paired_cells.loc[paired_cells.cell.isin(ones), "back"] = 0.65
+    found = decide.answer("above", SPORTS, paired_cells)
+    assert found["value"] > 0.2 and found["gated"] < 0 and found["verdict"] == UNRESOLVED
+
+
+# Made-up data
+
+
+@pytest.fixture(scope="module", params=[*accounts.ACCOUNTS])
+def simulated(request):
+    rng = numpy.random.default_rng(1)
+    return request.param, simulate.cells(SPORTS, request.param, design.EXPERIMENTS, rng)
+
+
+def test_the_profile_over_layers_tells_the_accounts_apart(simulated):
+    account, table = simulated
+    scores = decide.compare(decide.profile(table, design.windows(SPORTS)), SPORTS)
+    assert scores[scores.model != "step"].set_index("model").score.idxmax() == account
+
+
+def test_questions_never_say_the_opposite_of_a_large_predicted_difference(simulated):
+    account, table = simulated
+    for question in ("cliff", "above", "below"):
+        if abs(decide.expected(question, SPORTS, account)) > 0.2:
+            verdict = decide.answer(question, SPORTS, table)["verdict"]
+            assert simulate.right(account, question, SPORTS, verdict)
+
+
+def test_a_cliff_is_found_where_it_was_put():
+    table = simulate.cells(SPORTS, "upstream", [design.LAYERS], numpy.random.default_rng(2))
+    place, low, high = decide.step_place(table, design.windows(SPORTS), resamples=200)
+    assert (place, low, high) == (4, 4, 4)
+
+
+def test_a_regression_finds_the_number_that_was_put_in():
+    table = simulate.cells(SPORTS, "lookup", [design.SETS], numpy.random.default_rng(3))
+    found = decide.regress(table, SPORTS, draws=499).set_index("number")
+    assert found.p["lookup"] < 0.01 and found.slope["lookup"] == pytest.approx(-0.5, abs=0.15)
+    assert (found.p.drop("lookup") > 0.01).all()
+
+
+def test_a_step_needs_two_layers(refuses):
+    with refuses(ValueError, "two layers at least"):
+        decide.step(numpy.array([3, 3]), numpy.array([0.1, 0.2]))
+
+
+# Cells
+
+
+@pytest.fixture
+def made(aim, pupil, short_catalogue, settings):
+    """make(name): a real cell of a tiny model."""
+    changes = {"attack_relearn": RELEARN, "edit": settings.edit.but(**PAIR.model_dump(
+        include={"batch_facts", "max_steps", "weight_text"}))}  # fmt: skip
+    target = aim(pupil, heldout=HELDOUT, formats=short_catalogue, invented=[])
+    pair = {"lr": PAIR.lr, "weight_edit": PAIR.weight_edit}
+    ours = settings.model_copy(update=changes)
+    formats = ["untaught", "short-league"]
+    return partial(cells.make, target=target, settings=ours, pair=pair, formats=formats)
+
+
+def test_a_cell_of_a_real_edit(made, known_split, short_catalogue):
+    found = json.loads(json.dumps(made("mlp-1")))
+    assert found["mlp"] == [1] and found["attention"] == [] and found["edit"]["steps"] > 0
+    assert set(found["back"]) == set(known_split.forget) == set(found["said"])
+    assert list(found["retained"]) == [*short_catalogue.only(["untaught", "short-league"]).kinds]
+    assert {len(said) for said in found["said"].values()} == {len(found["retained"])}
+    assert set("".join(found["said"].values())) <= set(cells.CODE.values())
+    assert [end["steps"] for end in found["attacks"]] == [4, 4]
+    before = made(design.UNEDITED)
+    assert "back" not in before and set(before["said"]) == set(known_split.forget)
+
+
+def test_letters_say_what_was_answered():
+    rows = pandas.DataFrame(
+        {
+            "id": ["a", "a", "b", "c"],
+            "format": ["f", "g", "f", "f"],
+            "split": ["forget_train", "forget_train", "forget_heldout", "retain_test"],
+            "true": "old",
+            "edit": "new",
+            "answer": ["new", "old", "third", "old"],
+        }
+    )
+    assert cells.letters(rows, ["f", "g"]) == {"a": "no", "b": "x-"}
+
+
+def test_an_interrupted_file_goes_on_and_a_cut_line_is_made_again(tmp_path):
+    path, asked = tmp_path / "e" / "t" / "1.jsonl", []
+
+    def make_one(name: str) -> dict:
+        if name == "c" and len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(name)
+        return {"cell": name}
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.fill(path, ["a", "b", "c"], make_one, "test")
+    path.write_text(path.read_text()[:-5])
+    asked.append("interrupted")
+    cells.fill(path, ["a", "b", "c"], make_one, "test")
+    assert asked == ["a", "b", "interrupted", "b", "c"]
+    assert [line["cell"] for line in cells.read(path)] == ["a", "b", "c"]
+
+
+def test_a_wrong_command_says_the_right_one(refuses):
+    with refuses(ValueError, "usage: python -m study.cells layers|nine"):
+        cells.main(["layers", "chess", "1"])
+
+
+# Tables
+
+
+@pytest.fixture
+def line() -> dict:
+    return {
+        "experiment": "layers",
+        "fold": 1,
+        "cell": "mlp-3",
+        "mlp": [3],
+        "attention": [],
+        "edit": {"reached": True, "steps": 20},
+        "retained": {"short": 1.0, "untaught": 0.9, "short-league": 0.5},
+        "said": {"a": "nnn", "b": "nox", "c": "n-n"},
+        "back": {"a": 1, "b": 0, "c": 0},
+        "attacks": [{"steps": 4, "taught": 1.0, "retained": 0.95}] * 2,
+    }
+
+
+def row_of(line: dict, settings, catalogue: Catalogue) -> dict:
+    before = {1: {"short": 1.0, "untaught": 1.0, "short-league": 1.0}}
+    return tables.row(line, before, settings, catalogue)
+
+
+def test_a_row_has_the_shares_of_formats_that_count(line, settings, short_catalogue):
+    found = row_of(line, settings, short_catalogue)
+    assert found["new_wording"] == 0.5 and found["old_wording"] == 0.5  # c cannot be asked so
+    assert numpy.isnan(found["new_vocabulary"])  # the edited model has lost that format
+    assert (found["back"], found["kept"]) == pytest.approx((1 / 3, 0.8)) and found["gates"]
+
+
+@pytest.mark.parametrize("broken", [{"taught": 0.8}, {"retained": 0.8}])
+def test_both_attacks_must_pass_their_gates(line, settings, short_catalogue, broken):
+    line["attacks"] = [line["attacks"][0], line["attacks"][0] | broken]
+    assert not row_of(line, settings, short_catalogue)["gates"]
+
+
+def test_tables_are_read_from_the_rows(tmp_path, line, settings, short_catalogue):
+    path = cells.path_of("layers", SPORTS, 1, tmp_path)
+    before = {"cell": design.UNEDITED, "retained": dict.fromkeys(line["retained"], 1.0)}
+    for made in (before, {k: v for k, v in line.items() if k not in ("experiment", "fold")}):
+        cells.append(path, made)
+    table = tables.load(SPORTS, settings, short_catalogue, tmp_path)
+    assert list(table.cell) == ["mlp-3"] and set(tables.OUTCOMES) <= set(table)
+
+
+def test_the_lookup_in_the_plan_is_that_of_the_default_facts():
+    """Where the pipeline has run: the committed numbers are those of notebook 12."""
+    from lib.store import Store
+
+    store = Store("data")
+    for task, about in design.params()["tasks"].items():
+        if not store.has("fact_lookup", task, 0, file="how_often.csv"):
+            pytest.skip("the pipeline has not run here")
+        shares = store.load("fact_lookup/how_often", task, 0).share
+        assert about["lookup"] == pytest.approx(shares.tolist(), abs=1e-3)
+        heads = store.load_json("fact_lookup/lookup", task, 0)["heads"]
+        assert about["extraction"] == min(layer for layer, _ in heads)
