@@ -14,10 +14,10 @@ repro: env  ## build every table and figure (about an hour on two cores), then p
 	@python -m lib.stages.report
 
 test: env  ## all tests, a small pipeline through papermill included (about a quarter of an hour)
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 test-fast: env  ## unit and contract tests alone (about four minutes)
-	@python -m pytest -m "not pipeline and not model"
+	@python -m pytest -n 2 --dist loadfile -m "not pipeline and not model"
 
 class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks
 	@python -m lib.stages.copy $(CLASS) profiles/class.yaml

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, before torch starts its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lib import config, paths
 from lib.attacks.target import Target

@@ -229,23 +229,6 @@ def test_the_same_stage_made_twice_is_the_same(copy, stage):
     assert clean(copy) == ""
 
 
-def test_notebooks_can_be_stepped_through_in_order_at_once(tmp_path):
-    """In a copy where the pipeline never ran: each reads what the one before it wrote."""
-    make_copy(tmp_path, paths.ROOT / "profiles" / "smoke.yaml")
-    names = ("01", "10", "12", "13", "20", "30", "31")
-    books = [next((tmp_path / "notebooks").glob(f"{n}_*.ipynb")) for n in names]
-    stepped = run(tmp_path, "jupyter", "execute", "--inplace", *map(str, books))
-    assert stepped.returncode == 0, stepped.stderr[-3000:]
-    said = "".join(json.dumps(json.loads(b.read_text())["cells"]) for b in books)
-    assert "reading data/play/facts/sports-athletes/0" in said
-    assert "no edit of mlp-window-2 yet: notebook 20" in said
-    rows = pandas.read_csv(tmp_path / "data/play/attack_relearn" / TASK / "0/rows.csv")
-    assert set(rows.localization) == {"unedited", "fact-lookup"}
-    made = {p.name for p in (tmp_path / "data").iterdir()}
-    assert made <= {"raw", "reference", "executed", "play"}, "nothing beside the play folder"
-    assert (tmp_path / "data/play/figures" / TASK / "fact_lookup/0/circuit.png").exists()
-
-
 def test_changing_the_trainer_spares_the_localizations(copy):
     params = copy / "params.yaml"
     before = params.read_text()
