@@ -2,9 +2,10 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CLASS := class
+MINUTES :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast class class-lab bench lab readme env lint lock
+.PHONY: help repro study test test-fast class class-lab bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,6 +13,10 @@ help:  ## show this help
 repro: env  ## build every table and figure (about an hour on two cores), then print the summary
 	@python -m lib.stages.repro
 	@python -m lib.stages.report
+
+study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 begins nothing later than that)
+	@python -m lib.stages.repro choose_components settings
+	@python -m study.run $(MINUTES)
 
 test: env  ## all tests, a small pipeline through papermill included (about a quarter of an hour)
 	@python -m pytest -n 2 --dist loadfile
