@@ -60,10 +60,9 @@ def append(path: Path, made: dict) -> None:
 def settings_of() -> Settings:
     """The project's settings with what the study changes."""
     base, ours = config.load(), design.params()
-    edit = base.edit.but(max_steps=ours["max_steps"])
     relearn = base.attack_relearn.but(read_at=ours["read_at"])
     attacks = base.attacks.but(control=ours["control"])
-    return base.model_copy(update={"edit": edit, "attack_relearn": relearn, "attacks": attacks})
+    return base.model_copy(update={"attack_relearn": relearn, "attacks": attacks})
 
 
 def target_of(store: Store, task: str, number: int, settings: Settings) -> Target:
