@@ -360,3 +360,19 @@ def test_the_lookup_in_the_plan_is_that_of_the_default_facts():
         assert about["lookup"] == pytest.approx(shares.tolist(), abs=1e-3)
         heads = store.load_json("fact_lookup/lookup", task, 0)["heads"]
         assert about["extraction"] == min(layer for layer, _ in heads)
+
+
+def test_the_plan_says_what_the_table_of_power_says():
+    table = pandas.read_csv(design.HERE / "power.csv")
+    asked, fits = table[table.question != "profile"], table[table.question == "profile"]
+    large = asked.predicted.abs() >= 0.29
+    assert (asked.predicted.abs()[~large] < 0.1).all() and (asked.right[large] >= 0.99).all()
+    assert asked.wrong.max() <= 0.11
+    alike, least = asked[~large], {SPORTS: 0.60, TASKS[1]: 0.91}
+    for task, limit in least.items():
+        pairs = alike[(alike.task == task) & (alike.question != "cliff")]
+        assert pairs.right.min() >= limit
+    cliff = alike[alike.question == "cliff"].right
+    assert cliff.min() >= 0.10 and cliff.max() <= 0.47
+    right = fits.groupby("task").right.min()
+    assert right[SPORTS] >= 0.73 and right[TASKS[1]] >= 0.96
