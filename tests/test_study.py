@@ -365,7 +365,7 @@ def test_the_lookup_in_the_plan_is_that_of_the_default_facts():
 def test_the_plan_says_what_the_table_of_power_says():
     table = pandas.read_csv(design.HERE / "power.csv")
     asked, fits = table[table.question != "profile"], table[table.question == "profile"]
-    large = asked.predicted.abs() >= 0.29
+    large = asked.predicted.abs() >= 0.28
     assert (asked.predicted.abs()[~large] < 0.1).all() and (asked.right[large] >= 0.99).all()
     assert asked.wrong.max() <= 0.11
     alike, least = asked[~large], {SPORTS: 0.60, TASKS[1]: 0.91}
