@@ -48,7 +48,7 @@ def copy(tmp_path_factory):
 def test_it_is_edited_attacked_and_drawn(copy):
     tables = copy / "data/tables/results" / TASK
     edits, back = (pandas.read_csv(tables / f"{name}.csv") for name in ("edits", "back"))
-    assert {"fact-lookup", "mlp-window-0"} <= set(edits.localization) and edits.steps.gt(0).all()
+    assert {"fact-lookup", "mlp-0"} <= set(edits.localization) and edits.steps.gt(0).all()
     assert set(back.n) == {6} and back.back.between(0, 6).all()
     for name in ("answers", "relearning"):
         assert (copy / "figures" / TASK / "results" / f"{name}.png").stat().st_size > 1000
