@@ -62,27 +62,27 @@ def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.Data
     return figure
 
 
-def _by_layer(axis, rows: pandas.DataFrame, color, marker: str, filled: bool, words: str) -> None:
-    """Single MLPs as points with intervals, windows as bars over their layers; hollow where the
-    value is missing, since format or attack do not count, or where the strength was missed."""
+def _by_layer(axis, rows: pandas.DataFrame, color, marker: str, first: bool, words: str) -> None:
+    """Single MLPs as points with intervals, windows as bars over their layers (of the first kind of
+    asking only); hollow where the value is missing, since format or attack do not count, or where
+    the strength was missed."""
     rows = rows.assign(value=rows.value.where(rows.reached))
     one, windows = rows[rows.single].sort_values("first_layer"), rows[~rows.single]
     counted = one.dropna(subset="value")
-    look = dict(color=color, ms=5 if filled else 3.5)
+    look = dict(color=color, ms=5 if first else 3.5)
     axis.errorbar(
-        counted.first_layer + (0 if filled else 0.18),
+        counted.first_layer + (0 if first else 0.18),
         counted.value,
         yerr=style.errors(counted),
-        fmt=marker + ("-" if filled else ":"),
+        fmt=marker + ("-" if first else ":"),
         lw=1.1,
         elinewidth=0.7,
         label=words or None,
-        mfc=color if filled else "white",
         **look,
     )
     hollow = one[one.value.isna()]
     axis.plot(hollow.first_layer, hollow.all_formats, marker, mfc="none", mec=color, alpha=0.5)
-    for row in windows.itertuples() if filled else ():
+    for row in windows.itertuples() if first else ():
         value, missing = row.value, pandas.isna(row.value)
         value, line = (row.all_formats, ":") if missing else (value, "-")
         ends = [row.first_layer - 0.3, row.last_layer + 0.3]
