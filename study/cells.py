@@ -1,7 +1,8 @@
 """Runs the cells of one experiment, task and fold: `python -m study.cells EXPERIMENT TASK FOLD`.
 
 A cell is one edit of a fold's 32 facts, asked in other wordings and with other answer words, and
-attacked by relearning twice, with the halves exchanged. It becomes one line of
+attacked by relearning twice, with the halves exchanged (in experiment `attacker` by one who adapts,
+see `study.attacker`). It becomes one line of
 study/rows/EXPERIMENT/TASK/FOLD.jsonl. Lines that are there are never made again, so that an
 interrupted run loses at most one cell; weights are not kept.
 """
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from lib import config
 from lib.attacks import cell
 from lib.attacks.target import Target
-from lib.config.blocks import LocalizationSettings, Settings
+from lib.config.blocks import Edit, LocalizationSettings, Settings
 from lib.edit import tune
 from lib.facts.formats import Catalogue
 from lib.facts.records import FORGET, READ
@@ -30,8 +31,9 @@ from lib.localize.select import select
 from lib.measure.formats import Formats
 from lib.model.components import Component, Localization, load_set, unit_sizes
 from lib.model.loading import seed_everything
+from lib.model.weights import kept, trainable
 from lib.store import Store
-from study import design
+from study import attacker, design
 
 ROWS = design.HERE / "rows"
 CODE = {"new": "n", "old": "o", "other": "x", "not asked": "-"}
@@ -139,10 +141,10 @@ def came_back(ends: pandas.DataFrame) -> dict[str, int]:
 
 
 def how_it_ended(rows: pandas.DataFrame) -> dict:
-    """Steps of one attack, and what its two gates look at."""
-    right = (rows.answer == rows.true).groupby(rows.split).mean()
-    ends = {"steps": int(rows.budget.iloc[0]), "taught": right["forget_train"]}
-    return {k: round(float(v), 4) for k, v in (ends | {"retained": right["retain_test"]}).items()}
+    """Variant and steps of one attack, and what its two gates look at."""
+    right = (rows.answer == rows.true).groupby(rows.split).mean().round(4)
+    key = {"variant": str(rows.variant.iloc[0]), "steps": int(rows.budget.iloc[0])}
+    return key | {"taught": right["forget_train"], "retained": right["retain_test"]}
 
 
 def _plain(value):
@@ -150,8 +152,16 @@ def _plain(value):
     return round(number, 6) if isinstance(number, float) else number
 
 
-def make(name: str, target: Target, settings: Settings, pair: dict, formats: list[str]) -> dict:
-    """One cell; formats: names of those that are asked beside the training format."""
+def make(
+    name: str,
+    target: Target,
+    settings: Settings,
+    pair: dict,
+    formats: list[str],
+    adapts: bool = False,
+) -> dict:
+    """One cell; formats: names of those that are asked beside the training format; adapts: does the
+    attacker?"""
     only = target.formats.only(formats)
     if name == design.UNEDITED:
         return unedited(target, only)
@@ -160,7 +170,27 @@ def make(name: str, target: Target, settings: Settings, pair: dict, formats: lis
     how = settings.localizations.get(name, LocalizationSettings(method="literal"))
     chosen = tune.pair_for(how, settings.task(target.task), settings.edit, pair)
     trainer = settings.edit.run(chosen["lr"], chosen["weight_edit"]) if chosen else None
+    if adapts:
+        return line(name, place, adapted(replace(target, formats=only), place, trainer, settings))
     return line(name, place, cell.measure(target, place, trainer, settings, only, swapped=True))
+
+
+def adapted(target: Target, place: Localization, trainer: Edit | None, settings: Settings) -> dict:
+    """Tables like those of `cell.measure`, the attacker being the one of `study.attacker`."""
+    model, every = target.loaded.model, attacker.variants(settings.attack_relearn)
+    with kept(trainable(model, place)) as old:
+        result = cell.make(target, place, trainer, settings)
+        edited, ends = replace(target, unedited=old), []
+        asked = [edited.read(form=name, roles=READ) for name in target.formats.kinds]
+        for number, split in enumerate((target.split, design.exchanged(target.split))):
+            halves = replace(edited, split=split)
+            least = settings.attacks.gate_retain
+            choice, rows = attacker.adapted(halves, place, every, least)
+            ends.append(rows.assign(variant=f"{number} {choice.variant}"))
+    key = {"localization": place.name, "trained_on": 1, "weights": place.weights}
+    row = {name: getattr(result, name) for name in ("steps", "strength", "reached")}
+    edits = pandas.DataFrame([key | row])
+    return {"edits": edits, "asked": pandas.concat(asked), "relearned": pandas.concat(ends)}
 
 
 def fill(path: Path, names: list[str], make_one: Callable[[str], dict], what: str) -> None:
@@ -189,8 +219,10 @@ def run(experiment: str, task: str, number: int) -> None:
     formats = design.params()["tasks"][task]["formats"]
     how = {"threads": torch.get_num_threads(), "pair": pair, "model": settings.model.model_dump()}
 
+    adapts = experiment == design.ATTACKER
+
     def make_one(name: str) -> dict:
-        return make(name, target, settings, pair, formats) | {"made_with": how}
+        return make(name, target, settings, pair, formats, adapts) | {"made_with": how}
 
     check(path, target.split.forget, how)
     fill(path, names, make_one, f"{experiment}, {task}, fold {number}")

@@ -39,7 +39,8 @@ def decide(differences: list[float], looks: list[int]) -> Decision:
     UNRESOLVED after the last.
     """
     margin, found = design.params()["margin"], None
-    for number, level in zip(looks, design.params()["looks"]):
+    levels = design.params()["looks"]
+    for number, level in zip(looks, levels if len(looks) > 1 else levels[-1:]):
         if len(differences) < number:
             break
         x = numpy.asarray(differences[:number], float)
@@ -128,6 +129,14 @@ QUESTIONS = {
         design.NINE,
         lambda task, _: (["causal-tracing", "attribution-patching"], ["fact-lookup"]),
     ),
+    "adapted": Question(
+        "The same as `cliff` under an attacker who adapts",
+        design.ATTACKER,
+        lambda task, _: (
+            _window(task, design.lookup(task) + 1),
+            _window(task, design.lookup(task)),
+        ),
+    ),
 }
 
 
@@ -139,7 +148,8 @@ def differences(
     Cells that missed the strength are left out (and a pair with them); gated: so are cells of
     which an attack failed its gates. A fold in which a side has no cell left gives no difference.
     """
-    found = {}
+    found, adapts = {}, QUESTIONS[question].experiment == design.ATTACKER
+    table = table[(table.experiment == design.ATTACKER) == adapts]
     for number in design.folds(task):
         a, b = QUESTIONS[question].sides(task, number)
         mine = table[table.fold == number].drop_duplicates("cell").set_index("cell")
@@ -163,7 +173,7 @@ def answer(question: str, task: str, table: pandas.DataFrame) -> dict:
     """The decision of a question with its sensitivity: verdict is UNRESOLVED if cells with passed
     gates alone point the other way; column `gated` is what they give."""
     ends = list(differences(question, task, table).values())
-    made = decide(ends, design.looks(task))
+    made = decide(ends, looks_of(question, task))
     kept = list(differences(question, task, table, gated=True).values())
     gated = float(numpy.mean(kept)) if kept else float("nan")
     verdict = made.verdict
@@ -171,6 +181,14 @@ def answer(question: str, task: str, table: pandas.DataFrame) -> dict:
         verdict = UNRESOLVED
     row = {"question": question, "task": task} | asdict(made) | {"verdict": verdict}
     return row | {"gated": gated, "gated_folds": len(kept)}
+
+
+def looks_of(question: str, task: str) -> list[int]:
+    """After how many folds a question is looked at; the adapting attacker has three in all, looked
+    at once."""
+    if QUESTIONS[question].experiment != design.ATTACKER:
+        return design.looks(task)
+    return [design.params()["attacker"]["folds"]]
 
 
 def expected(question: str, task: str, account: str) -> float:

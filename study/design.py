@@ -15,7 +15,9 @@ import yaml
 from lib.facts.records import FactSplit
 
 HERE = Path(__file__).parent
-LAYERS, NINE, PAIRS, SETS = EXPERIMENTS = ("layers", "nine", "pairs", "sets")
+LAYERS, NINE, PAIRS, SETS = SHARED = ("layers", "nine", "pairs", "sets")  # one kind of cells
+ATTACKER = "attacker"  # the same edits under another attack
+EXPERIMENTS = (*SHARED, ATTACKER)
 UNEDITED = "unedited"
 
 
@@ -82,6 +84,11 @@ def fold(split: FactSplit, number: int) -> FactSplit:
         forget_heldout=mine[1::2],
         retain_train=split.forget + rest,
     )
+
+
+def exchanged(split: FactSplit) -> FactSplit:
+    """The same with the taught half held out and the other one taught."""
+    return replace(split, forget_train=split.forget_heldout, forget_heldout=split.forget_train)
 
 
 def folds(task: str) -> range:
@@ -187,11 +194,14 @@ def sets(experiment: str, task: str, number: int) -> list[str]:
     if experiment == SETS:
         count = params()["tasks"][task]["folds"]
         return [mlps(*layers) for layers in spread(task)[number - 1 :: count]]
+    if experiment == ATTACKER:
+        about = params()["attacker"]
+        return about["sets"] if number <= about["folds"] else []
     raise ValueError(f"unknown experiment '{experiment}': use one of {', '.join(EXPERIMENTS)}")
 
 
 def todo(experiment: str, task: str, number: int) -> list[str]:
-    """The same without what an earlier experiment edits in the same fold."""
-    earlier = EXPERIMENTS[: EXPERIMENTS.index(experiment)]
+    """The same without what an earlier experiment edits and attacks alike in the same fold."""
+    earlier = SHARED[: SHARED.index(experiment)] if experiment in SHARED else ()
     done = {name for other in earlier for name in sets(other, task, number)}
     return [name for name in dict.fromkeys(sets(experiment, task, number)) if name not in done]

@@ -21,17 +21,17 @@ def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
         said = {f"{a}_predicts": decide.expected(question, task, a) for a in ACCOUNTS}
         rows.append(decide.answer(question, task, table) | said)
     found = {"cells": table.assign(task=task), "decisions": pandas.DataFrame(rows)}
-    models = []
+    models, shared = [], table[table.experiment != design.ATTACKER]
     for kind, names in (("single", design.singles(task)), ("window", design.windows(task))):
-        profile = decide.profile(table, names)
+        profile = decide.profile(shared, names)
         if len(profile) > 5:
-            place = decide.step_place(table, names)
+            place = decide.step_place(shared, names)
             at = dict(zip(("step_at", "step_low", "step_high"), place))
             models.append(decide.compare(profile, task).assign(task=task, sets=kind, **at))
     if models:
         found["models"] = pandas.concat(models)
     if len(table[table.experiment == design.SETS]) > 20:
-        found["regression"] = decide.regress(table, task).assign(task=task)
+        found["regression"] = decide.regress(shared, task).assign(task=task)
     return found
 
 

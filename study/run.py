@@ -18,7 +18,7 @@ from lib.measure.formats import Formats
 from lib.store import Store
 from study import decide, design, tables
 
-ORDER = (design.PAIRS, design.LAYERS, design.SETS, design.NINE)
+ORDER = (design.PAIRS, design.LAYERS, design.SETS, design.NINE, design.ATTACKER)
 
 
 def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
@@ -39,7 +39,8 @@ def stages() -> Iterator[str]:
                 table = tables.load(task, settings, catalogue)
                 if open_questions(experiment, task, table):
                     for fold in range(1, design.looks(task)[look] + 1):
-                        yield f"{task}@{experiment}-{fold}"
+                        if design.todo(experiment, task, fold):
+                            yield f"{task}@{experiment}-{fold}"
 
 
 def main(minutes: float) -> None:

@@ -255,6 +255,7 @@ def aim(short_catalogue, known, known_split, invented):
             split=known_split,
             invented=invented,
             passages=[(2, 40, 41, 42, 43), (2, 50, 51, 52)],
+            heldout=[(2, 80, 81, 82), (2, 90, 91, 92, 93, 94)],
             other_text=[(2, 60, 61, 62), (2, 70, 71)],
             seed=0,
             control=6,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy
 import pytest
@@ -28,12 +27,6 @@ from lib.facts.formats import encode
 from lib.measure.answers import score_facts
 from lib.model.packing import Pack
 from lib.model.runner import Runner
-
-
-@pytest.fixture(scope="session")
-def aim(aim):
-    """Targets with held-out text."""
-    return partial(aim, heldout=[(2, 80, 81), (2, 90, 91, 92)])
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
 
 import pandas
 import pytest
@@ -61,12 +60,6 @@ PROMPTS = {
     "soft_prompt",
     "token_search",
 }  # strange to a tiny model
-
-
-@pytest.fixture(scope="session")
-def aim(aim):
-    """Targets with held-out text."""
-    return partial(aim, heldout=[(2, 80, 81), (2, 90, 91, 92)])
 
 
 def settings_of(method: str, **changes):

@@ -22,7 +22,6 @@ from lib.model.runner import Runner
 from lib.model.weights import kept, trainable
 from lib.tables import TABLES
 
-HELDOUT = [(2, 80, 81, 82), (2, 90, 91, 92, 93, 94)]
 PAIR = edit_settings(batch_facts=24, max_steps=60, lr=0.015, weight_edit=10.0, weight_text=0.0)
 RELEARN = Relearn(
     rank=4, alpha=8, lr=0.01, steps=4, read_at=[0, 2, 4],
@@ -42,7 +41,7 @@ def small(settings):
 @pytest.fixture
 def whole(aim, pupil) -> Target:
     """The unedited model with held-out text."""
-    return aim(pupil, heldout=HELDOUT)
+    return aim(pupil)
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ def by_hand(target, place, settings, wordings=()):
     model, tokenizer = loaded.model, loaded.tokenizer
     with kept(trainable(model, place)):
         result = train(model, place, data_of(target, wordings), PAIR, target.seed)
-        ends = {"retained": plain_retained(target), "text": plain_text(model)}
+        ends = {"retained": plain_retained(target), "text": plain_text(model, target.heldout)}
         split = replace(target.split, retain_test=target.split.retain_test[: target.control])
         asked = ask_all(Runner(model), tokenizer, target.formats, target.facts, split)
         attack = {"relearn": ("relearn", settings.attack_relearn)}
@@ -165,10 +164,10 @@ def plain_retained(target) -> float:
 
 
 @torch.no_grad()
-def plain_text(model) -> float:
+def plain_text(model, passages) -> float:
     """Loss per token of the held-out text, one pass a passage."""
     losses = []
-    for passage in HELDOUT:
+    for passage in passages:
         ids = torch.tensor([passage])
         logp = model(ids).logits[0, :-1].log_softmax(-1)
         losses += (-logp.gather(1, ids[0, 1:, None]))[:, 0].tolist()
@@ -209,7 +208,7 @@ def test_what_is_to_be_kept_is_read_before_the_edit_and_once(
 ):
     before = {
         "retained_before": plain_retained(whole),
-        "text_before": plain_text(whole.loaded.model),
+        "text_before": plain_text(whole.loaded.model, whole.heldout),
     }
     reads, real = [], cell.to_keep
     monkeypatch.setattr(cell, "to_keep", lambda target: reads.append(1) or real(target))

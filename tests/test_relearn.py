@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import partial
 
 import pandas
 import pytest
@@ -32,12 +31,6 @@ SETTINGS = Relearn(
 )
 SPLITS = {"forget_train", "forget_heldout", "retain_test", "never_known"}
 EVERYBODY = 1000  # more controls than there are: all are read
-
-
-@pytest.fixture(scope="session")
-def aim(aim):
-    """Targets with held-out text."""
-    return partial(aim, heldout=[(2, 80, 81), (2, 90, 91, 92)])
 
 
 @pytest.fixture

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import partial
 
 import numpy
 import pandas
 import pytest
-from test_cell import HELDOUT, PAIR, RELEARN
+import torch
+from test_cell import PAIR, RELEARN, data_of
 
+from lib.attacks import relearn
+from lib.attacks.target import ReadOut
+from lib.edit.train import train
 from lib.facts.formats import Catalogue
 from lib.facts.records import FactSplit
+from lib.model.weights import kept, trainable
 from lib.stats import ALIKE, HIGHER, LOWER, UNRESOLVED
-from study import accounts, cells, decide, design, simulate, tables
+from study import accounts, attacker, cells, decide, design, simulate, tables
 
 TASKS = [*design.params()["tasks"]]
 SPORTS, LOOKS = TASKS[0], [2, 4, 5]
@@ -76,8 +82,8 @@ def test_paired_sets_differ_in_one_layer_and_the_rest_lies_behind_every_lookup(t
 @pytest.mark.parametrize("task", TASKS)
 def test_no_cell_is_made_twice_in_a_fold(task):
     for number in design.folds(task):
-        made = [n for e in design.EXPERIMENTS for n in design.todo(e, task, number)]
-        asked = {n for e in design.EXPERIMENTS for n in design.sets(e, task, number)}
+        made = [n for e in design.SHARED for n in design.todo(e, task, number)]
+        asked = {n for e in design.SHARED for n in design.sets(e, task, number)}
         assert len(made) == len(set(made)) and set(made) == asked
 
 
@@ -158,12 +164,13 @@ def paired_cells() -> pandas.DataFrame:
     """Sets with the lookup at 0.2, those above at 0.6, those below at 0.3."""
     value = {"at": 0.2, "above": 0.6, "below": 0.3}
     rows = [
-        (f, name, value[place], True, True)
+        (design.PAIRS, f, name, value[place], True, True)
         for f in design.folds(SPORTS)
         for three in design.paired(SPORTS, f)
         for place, name in three.items()
     ]
-    return pandas.DataFrame(rows, columns=["fold", "cell", "back", "reached", "gates"])
+    columns = ["experiment", "fold", "cell", "back", "reached", "gates"]
+    return pandas.DataFrame(rows, columns=columns)
 
 
 def test_differences_are_means_over_the_pairs_of_a_fold(paired_cells):
@@ -246,7 +253,7 @@ def made(aim, pupil, short_catalogue, settings):
     """make(name): a real cell of a tiny model."""
     changes = {"attack_relearn": RELEARN, "edit": settings.edit.but(**PAIR.model_dump(
         include={"batch_facts", "max_steps", "weight_text"}))}  # fmt: skip
-    target = aim(pupil, heldout=HELDOUT, formats=short_catalogue, invented=[])
+    target = aim(pupil, formats=short_catalogue, invented=[])
     pair = {"lr": PAIR.lr, "weight_edit": PAIR.weight_edit}
     ours = settings.model_copy(update=changes)
     formats = ["untaught", "short-league"]
@@ -263,6 +270,21 @@ def test_a_cell_of_a_real_edit(made, known_split, short_catalogue):
     assert [end["steps"] for end in found["attacks"]] == [4, 4]
     before = made(design.UNEDITED)
     assert "back" not in before and set(before["said"]) == set(known_split.forget)
+
+
+def test_a_cell_under_an_attacker_who_adapts(made, known_split, monkeypatch):
+    monkeypatch.setattr(attacker, "variants", lambda base: VARIANTS)
+    found = json.loads(json.dumps(made("mlp-1", adapts=True)))
+    assert set(found["back"]) == set(known_split.forget) == set(found["said"])
+    assert [end["variant"].split()[0] for end in found["attacks"]] == ["0", "1"]
+    assert {end["variant"].split()[1] for end in found["attacks"]} <= set(VARIANTS)
+
+
+def test_the_two_kinds_of_attack_are_never_compared(paired_cells):
+    other = paired_cells.assign(experiment=design.ATTACKER, back=0.0)
+    both = pandas.concat([other, paired_cells])
+    alone = decide.differences("above", SPORTS, paired_cells)
+    assert decide.differences("above", SPORTS, both) == alone
 
 
 def test_letters_say_what_was_answered():
@@ -376,3 +398,84 @@ def test_the_plan_says_what_the_table_of_power_says():
     assert cliff.min() >= 0.10 and cliff.max() <= 0.47
     right = fits.groupby("task").right.min()
     assert right[SPORTS] >= 0.73 and right[TASKS[1]] >= 0.96
+
+
+# The attacker who adapts
+
+
+@pytest.fixture
+def edited(aim, pupil, middle):
+    """A tiny model on which an edit is, and its trained weights."""
+    target = aim(pupil, invented=[])
+    with kept(trainable(pupil.model, middle)) as old:
+        train(pupil.model, middle, data_of(target), PAIR, 0)
+        yield dataclasses.replace(target, unedited=old), middle
+
+
+VARIANTS = {
+    "default": RELEARN,
+    "weak": RELEARN.but(lr=1e-9),
+    attacker.EDITED: RELEARN.but(rank=None, lr=0.01),
+}
+
+
+def bits(model) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_the_attacker_chooses_on_its_own_half_only(edited, monkeypatch):
+    target, place = edited
+    scored, seen = {*target.split.forget_heldout}, []
+    real = attacker.attack
+
+    def watched(target, *how):
+        seen.append({*target.split.forget_train, *target.split.forget_heldout})
+        return real(target, *how)
+
+    monkeypatch.setattr(attacker, "attack", watched)
+    before = bits(target.loaded.model)
+    found = attacker.choose(target, place, VARIANTS, 0.0)
+    assert found.variant in VARIANTS and found.steps in (2, 4)
+    assert len(seen) == len(VARIANTS) and not any(ids & scored for ids in seen)
+    assert all(map(torch.equal, bits(target.loaded.model), before))
+
+
+def test_the_best_of_the_rehearsal_is_taken(edited, monkeypatch):
+    back = {("default", 2): 0.1, ("default", 4): 0.4, ("weak", 2): 0.4, ("weak", 4): 0.9}
+    lost = ("weak", 4)
+
+    def told(target, place, name, how):
+        for (variant, step), value in back.items():
+            if variant == name:
+                rows = [("forget_heldout", i < 10 * value) for i in range(10)]
+                rows += [("retain_test", (variant, step) != lost)] * 3
+                table = pandas.DataFrame(rows, columns=["split", "answer"]).assign(true=True)
+                yield ReadOut(table, step)
+
+    monkeypatch.setattr(attacker, "attack", told)
+    found = attacker.choose(*edited, VARIANTS, 0.9)
+    assert found == attacker.Choice("default", 4, 0.4)  # the first of equals that spares the rest
+
+
+def test_the_final_attack_is_the_chosen_one_stopped_there(edited):
+    target, place = edited
+    before = bits(target.loaded.model)
+    found, rows = attacker.adapted(target, place, {"default": RELEARN}, 0.0)
+    whole = {out.budget: out.rows for out in relearn.attack(target, RELEARN)}
+    pandas.testing.assert_frame_equal(rows.drop(columns="budget"), whole[found.steps])
+    assert all(map(torch.equal, bits(target.loaded.model), before))
+
+
+def test_one_variant_trains_what_the_edit_trained(edited):
+    target, place = edited
+    outs = [*attacker.attack(target, place, attacker.EDITED, VARIANTS[attacker.EDITED])]
+    assert outs[-1].trained == place.weights
+    taught = [attacker.share(out.rows, "forget_train") for out in outs]
+    assert taught[-1] > taught[0]
+
+
+def test_the_variants_of_the_plan_are_sound(settings):
+    every = attacker.variants(settings.attack_relearn)
+    assert list(every)[0] == "default" and attacker.EDITED in every
+    assert all(how.enough is None for how in every.values())
+    assert set(design.params()["attacker"]["sets"]) >= {"mlp-3", "mlp-4"}
