@@ -253,6 +253,19 @@ def test_the_title_of_several_wordings_compares_old_answers(settings):
         assert title == f"Trained on 4 wordings, {name} leaves 0.25 old answers, on one 0.50"
 
 
+def test_counts_are_listed_layer_by_layer_with_what_does_not_count():
+    names = ["mlp-10", "mlp-2", "mlp-3", "mlp-window-0", "fact-lookup"]
+    edits = pandas.DataFrame({"localization": names, "also": ["", "", "", "", "mlp-window-2"]})
+    edits["reached"] = [False, True, True, True, True]
+    back = pandas.DataFrame({"localization": names, "back": [9, 2, 5, 1, 3], "n": 16})
+    back["failed"] = ["", "", "retained 0.88", "", ""]
+    single, window = words.by_layer(edits, back)
+    said = single.filled({"back": back}.get)
+    assert said.endswith("one MLP that is trained: 2: 2, 3: 5 (failed a gate), 10: 9 (missed).")
+    assert window.filled({"back": back}.get).endswith("of a window that is trained: 0: 1, 2: 3.")
+    assert words.by_layer(edits[:0], back) == []
+
+
 # From tables to pages, in a folder of its own
 
 TASK = "sports-athletes"
@@ -284,7 +297,7 @@ def page(tmp_path, monkeypatch, tables) -> Store:
         home.save(f"results/{name}", rows, TASK)
     said = words.questions(tables["contrasts"])
     said |= {"steps": [words.step(tables["fits"], measure) for measure in MEASURES]}
-    said |= {"windows": words.windows(tables["edits"], tables["back"])}
+    said |= {"by_layer": words.by_layer(tables["edits"], tables["back"])}
     found = {name: [claim.as_json() for claim in claims] for name, claims in said.items()}
     found |= {"each": [words.against_each(tables["pairwise"], measure) for measure in MEASURES]}
     home.save_json("results/findings", found, TASK)

@@ -94,17 +94,17 @@ def reader(task: str):
 def claims(task: str) -> list[Claim]:
     """The questions of the compendium, as sentences whose numbers are cells of tables."""
     found = Store("data").load_json("results/findings", task)
-    rows = [row for name in ("windows", "steps", *words.SIDES) for row in found[name]]
+    rows = [row for name in ("by_layer", "steps", *words.SIDES) for row in found[name]]
     return [Claim.from_json(row) for row in rows]
 
 
 def bullets(tasks) -> str:
-    """The README's first findings, on the first task: early against late, window by window, and
-    fact lookup against its control."""
+    """The README's first findings, on the first task: early against late, layer by layer, a line or
+    a step, and fact lookup against its control."""
     task = next(iter(tasks))
     found, read = Store("data").load_json("results/findings", task), reader(task)
-    early, depth = (dict(zip(words.MEASURES, found[q])) for q in words.SIDES)
-    rows = [early["new-wording"], early["back"], *found["windows"]]
+    early, depth, steps = (dict(zip(words.MEASURES, found[q])) for q in (*words.SIDES, "steps"))
+    rows = [early["new-wording"], early["back"], *found["by_layer"], steps["new-wording"]]
     rows += [depth["new-wording"], depth["back"]]
     return "\n".join(f"- {Claim.from_json(row).filled(read)}" for row in rows)
 

@@ -7,6 +7,7 @@ again (`tests/test_claims.py`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 
 import pandas
@@ -128,25 +129,35 @@ def step(fits: pandas.DataFrame, measure: str) -> Claim:
     )
 
 
-def windows(edits: pandas.DataFrame, back: pandas.DataFrame) -> list[Claim]:
-    """What relearning brings back after each window of MLPs, in order of depth."""
-    rows, cells, parts = back.set_index("localization"), {}, []
+def by_layer(edits: pandas.DataFrame, back: pandas.DataFrame) -> list[Claim]:
+    """What relearning brings back after each single MLP, and after each window of MLPs, in order of
+    depth; a kind of which nothing was edited has no claim."""
     named = [
-        (n, r.localization) for r in edits.itertuples() for n in (r.localization, *r.also.split())
+        (n, r.localization, r.reached)
+        for r in edits.itertuples()
+        for n in (r.localization, *r.also.split())
     ]
-    starts = {int(n.rsplit("-", 1)[1]): edit for n, edit in named if n.startswith("mlp-window-")}
-    for start, edit in sorted(starts.items()):
-        if edit in rows.index:
-            cells[f"b{start}"] = ("back", {"localization": edit}, "back", "d")
-            failed = " (attack failed a gate)" if rows.failed[edit] else ""
-            parts.append(f"{{b{start}}} from layer {start}{failed}")
-    if not parts:
-        return []
-    cells["n"] = ("back", {"localization": next(iter(starts.values()))}, "n", "d")
-    text = (
-        "Old answers that relearning brings back, of {n} held out, by first layer of the window: "
-    )
-    return [Claim(f"{text}{', '.join(parts)}.", cells)]
+    found = []
+    for what, kind in (
+        ("by the one MLP that is trained", r"mlp-\d+"),
+        ("by the first layer of a window that is trained", r"mlp-window-\d+"),
+    ):
+        mine = {int(n.rsplit("-", 1)[1]): rest for n, *rest in named if re.fullmatch(kind, n)}
+        found += [_counts(what, mine, back.set_index("localization"))] if mine else []
+    return found
+
+
+def _counts(what: str, edits: dict[int, tuple[str, bool]], back: pandas.DataFrame) -> Claim:
+    """Old answers back in order of layer; edits: {layer: (localization, was the strength
+    reached?)}."""
+    cells, parts = {}, []
+    for layer, (edit, reached) in sorted(edits.items()):
+        cells[f"b{layer}"] = ("back", {"localization": edit}, "back", "d")
+        note = " (failed a gate)" if back.failed[edit] else "" if reached else " (missed)"
+        parts.append(f"{layer}: {{b{layer}}}{note}")
+    cells["n"] = ("back", {"localization": edit}, "n", "d")
+    text = f"Old answers that relearning brings back, of {{n}} held out, {what}: "
+    return Claim(f"{text}{', '.join(parts)}.", cells)
 
 
 def worst_case(worst: pandas.DataFrame) -> str:
