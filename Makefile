@@ -5,10 +5,10 @@ CLASS := class
 MINUTES :=
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-fast class class-lab bench lab readme env lint lock
+.PHONY: help repro study test test-fast class class-lab course course-lab test-course bench lab readme env lint lock
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 repro: env  ## build every table and figure (about an hour on two cores), then print the summary
 	@python -m lib.stages.repro
@@ -31,6 +31,18 @@ class: env  ## what a class needs, in a folder of its own: facts, localizations,
 
 class-lab: env  ## open the notebooks of the class's folder in JupyterLab
 	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) jupyter lab notebooks
+
+course: env  ## make the students' notebooks, solutions and slides from course/master
+	@python -c "import nbgrader" 2>/dev/null || python -m pip install --quiet --disable-pip-version-check -e ".[teachers]"
+	@python -m course.generate
+
+course-lab: env  ## open a copy of the exercises, course/mine, with the results of 'make class'
+	@mkdir -p course/mine
+	@for book in course/student/*.ipynb; do copy=course/mine/$${book##*/}; [ -e "$$copy" ] || cp "$$book" "$$copy"; done
+	@PYTHONPATH=$(CURDIR)/$(CLASS):$(CURDIR) jupyter lab course/mine
+
+test-course: env  ## the tests of the course, on the real model too
+	@python -m pytest tests/test_course.py
 
 bench: env  ## time localization and training against the plain loop and the libraries' recipes (after repro)
 	@python -m bench.speed
