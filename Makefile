@@ -10,7 +10,7 @@ MINUTES :=
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-repro: env  ## build every table and figure (about an hour on two cores), then print the summary
+repro: env  ## build every table and figure (about two hours on two cores), then print the summary
 	@python -m lib.stages.repro
 	@python -m lib.stages.report
 

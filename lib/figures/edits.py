@@ -53,7 +53,7 @@ def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.Data
     axes[3].set(ylim=(-0.06, 1.06), yticks=[0, 0.5, 1], yticklabels=[0, n // 2, n])
     axes[3].set_ylabel(f"old answer back,\nof {n} held out")
     axes[3].axhline(found["prior"], **style.CHANCE)
-    axes[1].legend(loc="lower left", framealpha=0.9)
+    axes[1].legend(loc="upper right", framealpha=0.9)
     axes[3].set(xticks=range(found["n_layers"]), xlim=(-0.7, found["n_layers"] - 0.3))
     axes[3].set_xlabel(
         "trained layer (points: one MLP; bars: a window; hollow or dotted: not counted)"
