@@ -30,6 +30,16 @@ RELATION = "plays-sport"
 PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as one token
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Small pipelines first, since they take longest; a file stays with one worker, and so do the
+    tests that need the default model, which one of them prepares."""
+    for item in items:
+        together = "model" if item.get_closest_marker("model") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(together))
+    items.sort(key=lambda item: not item.get_closest_marker("pipeline"))
+
+
 @pytest.fixture
 def refuses():
     """`with refuses(ValueError, "name", "cure"):` asserts one sentence with all these words."""
