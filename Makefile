@@ -19,10 +19,10 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 	@python -m study.run $(MINUTES)
 
 test: env  ## all tests, a small pipeline through papermill included (about a quarter of an hour)
-	@python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: env  ## unit and contract tests alone (about four minutes)
-	@python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not pipeline and not model"
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline and not model"
 
 class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks
 	@python -m lib.stages.copy $(CLASS) profiles/class.yaml

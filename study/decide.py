@@ -88,6 +88,10 @@ def _window(task: str, start: int) -> list[str]:
     return [design.mlps(*range(start, start + design.params()["window"]))]
 
 
+def _around_the_lookup(task: str, number: int):
+    return _window(task, design.lookup(task) + 1), _window(task, design.lookup(task))
+
+
 def _pairs(place: str):
     def sides(task: str, number: int):
         every = design.paired(task, number)
@@ -104,10 +108,7 @@ QUESTIONS = {
     "cliff": Question(
         "A window that begins just behind the lookup MLP against one that begins at it",
         design.LAYERS,
-        lambda task, _: (
-            _window(task, design.lookup(task) + 1),
-            _window(task, design.lookup(task)),
-        ),
+        _around_the_lookup,
     ),
     "above": Question(
         "Sets of four whose lookup MLP is replaced by the one above it, against the same with it",
@@ -132,10 +133,7 @@ QUESTIONS = {
     "adapted": Question(
         "The same as `cliff` under an attacker who adapts",
         design.ATTACKER,
-        lambda task, _: (
-            _window(task, design.lookup(task) + 1),
-            _window(task, design.lookup(task)),
-        ),
+        _around_the_lookup,
     ),
 }
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, before torch starts its own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lib import config, paths
 from lib.attacks.target import Target
-from lib.config.blocks import Edit
+from lib.config.blocks import Edit, ModelSettings
 from lib.edit.train import EditData
 from lib.facts.build import ask_table, label_tokens, make_records
 from lib.facts.formats import Catalogue, Format, FormatSet, load_formats
@@ -22,7 +23,9 @@ from lib.facts.records import make_split
 from lib.facts.tables import load_table
 from lib.model import tiny
 from lib.model.components import Component, Localization, sizes
+from lib.model.loading import load_model
 from lib.model.names import FAMILIES
+from lib.model.prepare import prepare
 from lib.model.runner import Runner
 from lib.store import Store
 
@@ -30,14 +33,20 @@ RELATION = "plays-sport"
 PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as one token
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Small pipelines first, since they take longest; a file stays with one worker, and so do the
-    tests that need the default model, which one of them prepares."""
-    for item in items:
-        together = "model" if item.get_closest_marker("model") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(together))
+    """Small pipelines first, since they take longest."""
     items.sort(key=lambda item: not item.get_closest_marker("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def default_model(settings, tmp_path_factory):
+    """The model of params.yaml, prepared if need be, by one of the processes that run tests; tests
+    must leave it as it is."""
+    name = settings.model.name
+    with FileLock(tmp_path_factory.getbasetemp().parent / "model.lock"):
+        if not paths.model(name).exists():
+            prepare(name, [])
+    return load_model(ModelSettings(name=name, device="cpu"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from matplotlib import image
 
 import course
 from course.checks import hints, s1
-from lib import config, paths
+from lib import paths
 
 MASTERS = sorted((course.FOLDER / "master").glob("*.ipynb"))
 CHECKS = {"s1": s1}
@@ -121,19 +121,7 @@ def hint_for(session: str, name: str, mutant) -> str:
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    """The default model, prepared if need be; tests must leave it as it is."""
-    from lib.model.loading import load_model
-    from lib.model.prepare import prepare
-
-    settings = config.load().model
-    if not paths.model(settings.name).exists():
-        prepare(settings.name, [])
-    return load_model(settings)
-
-
-@pytest.fixture(scope="module")
-def worked(loaded):
+def worked(default_model):
     """Everything that the notebook of session 1 defines, run from top to bottom with its
     solutions; where exercise 4 has no results to read, without exercise 4."""
     import matplotlib
@@ -294,13 +282,13 @@ def test_the_solutions_pass_on_the_real_model_from_top_to_bottom(worked):
 
 
 @pytest.mark.model
-def test_mistakes_are_recognized_on_the_real_model(loaded, worked):
+def test_mistakes_are_recognized_on_the_real_model(default_model, worked):
     model, ids, tokens = (worked[n] for n in ("model", "ids", "tokens"))
     inside = [worked[n] for n in ("hidden", "norm", "unembedding")]
     p = worked["p_answer"](model, ids, tokens)
     for name, mutant, given in (
-        ("answer_id", no_space, (loaded.tokenizer,)),
-        ("answer_id", first_piece, (loaded.tokenizer,)),
+        ("answer_id", no_space, (default_model.tokenizer,)),
+        ("answer_id", first_piece, (default_model.tokenizer,)),
         ("p_answer", only_options, (model, ids, tokens)),
         *[("known_right", m, (worked["p"], worked["true"])) for m in MUTANTS["s1", "known_right"]],
         ("lens", no_norm, (*inside, tokens, p)),

@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib import config, paths
-from lib.config.blocks import ModelSettings
 from lib.model import engines
 from lib.model.anatomy import blocks
 from lib.model.hooks import leaving
-from lib.model.loading import load_model
 from lib.model.nodes import reading
-from lib.model.prepare import prepare
 
 LAYER = 2
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -55,12 +51,8 @@ def test_another_model_would_be_noticed(fresh, formats):
 
 
 @pytest.mark.model
-def test_all_three_agree_on_the_default_model(formats):
-    settings = config.load()
-    name = settings.model.name
-    if not paths.model(name).exists():
-        prepare(name, [])
-    loaded = load_model(ModelSettings(name=name, device="cpu"))
+def test_all_three_agree_on_the_default_model(default_model, formats):
+    loaded = default_model
     ids = loaded.tokenizer(formats.training.prompt("Yao Ming"), return_tensors="pt").input_ids
     lens, sight = engines.bridge(loaded), engines.traceable(loaded)
     for layer in (3, 12):
