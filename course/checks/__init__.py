@@ -3,7 +3,7 @@
 A check tests properties and numbers and knows no solution. It runs the student's function on an
 example made by hand, then on random input whose answer is known because the input was made from
 it. Where the result is that of a typical mistake, the check raises the hint for this mistake.
-Expected numbers of the real model come from `course/answers.json`.
+Expected numbers of the real model come from `course/answers/SESSION.json`.
 """
 
 from __future__ import annotations

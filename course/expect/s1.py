@@ -1,20 +1,11 @@
-"""Numbers that the checks on the real model expect: `python -m course.answers`, a few minutes.
-
-Needs the default model and the facts of the pipeline (`dvc repro facts`). Writes
-`course/answers.json` and the small tables in `course/tables`. Everything is computed with `lib`,
-not with the solutions of the exercises, so that a mistake in a solution shows. To become a stage
-of the pipeline; until then run it again when the model, the table of athletes or the formats
-change.
-"""
+"""Session 1: probabilities of all athletes, which formats count, the lens."""
 
 from __future__ import annotations
-
-import json
 
 import pandas
 import torch
 
-from course import FOLDER, TABLES
+from course import TABLES
 from lib import config, paths
 from lib.attacks.logit_lens import answer_states
 from lib.facts.formats import answer_tokens, encode, load_formats
@@ -31,28 +22,22 @@ SEVERAL = "pickleball"  # a sport that is two tokens for the default model
 CHUNK = 32  # prompts at a time: one row of logits holds a megabyte
 
 
-def main() -> None:
-    """Compute and write everything."""
+def found() -> dict:
+    """What the checks of session 1 expect; writes `course/tables/athletes.csv`."""
     settings, store = config.load(), Store("data")
     loaded, formats = load_model(settings.model), load_formats(paths.ROOT / _task(settings).formats)
     form = formats.sets["plays-sport"].training
     tokens = answer_tokens(loaded.tokenizer, form)
     table = athletes(loaded, form, tokens, _table(settings, form))
-    TABLES.mkdir(exist_ok=True)
     table.to_csv(TABLES / "athletes.csv", index=False, float_format="%.6g")
     table = pandas.read_csv(TABLES / "athletes.csv")  # what students read
-    found = {
-        "model": settings.model.name,
-        "s1": {
-            "answer_id": ids(loaded.tokenizer, tokens),
-            "p_answer": one_subject(table),
-            "known_right": known_right(table, store),
-            "answerable": answerable(store),
-            "lens": lens(loaded, form, tokens),
-        },
+    return {
+        "answer_id": ids(loaded.tokenizer, tokens),
+        "p_answer": one_subject(table),
+        "known_right": known_right(table, store),
+        "answerable": answerable(store),
+        "lens": lens(loaded, form, tokens),
     }
-    text = json.dumps(found, indent=1, sort_keys=True)
-    (FOLDER / "answers.json").write_text(text + "\n")
 
 
 def _task(settings):
@@ -137,7 +122,3 @@ def lens(loaded, form, tokens: dict[str, int]) -> dict:
     with torch.no_grad():
         normed = final_norm(loaded.model)(hidden[None])[0]
     return {"p_true": read(normed), "without_norm": read(hidden)}
-
-
-if __name__ == "__main__":
-    main()
