@@ -84,12 +84,9 @@ class Question:
     sides: Callable[[str, int], tuple[list[str], list[str]]]
 
 
-def _window(task: str, start: int) -> list[str]:
-    return [design.mlps(*range(start, start + design.params()["window"]))]
-
-
 def _around_the_lookup(task: str, number: int):
-    return _window(task, design.lookup(task) + 1), _window(task, design.lookup(task))
+    behind, at = design.around_the_lookup(task)
+    return [behind], [at]
 
 
 def _pairs(place: str):
@@ -107,7 +104,7 @@ def _drawn(name: str) -> list[str]:
 QUESTIONS = {
     "cliff": Question(
         "A window that begins just behind the lookup MLP against one that begins at it",
-        design.LAYERS,
+        design.CLIFF,
         _around_the_lookup,
     ),
     "above": Question(

@@ -15,7 +15,8 @@ import yaml
 from lib.facts.records import FactSplit
 
 HERE = Path(__file__).parent
-LAYERS, NINE, PAIRS, SETS = SHARED = ("layers", "nine", "pairs", "sets")  # one kind of cells
+# One kind of cells, in the order in which they are made.
+CLIFF, PAIRS, LAYERS, SETS, NINE = SHARED = ("cliff", "pairs", "layers", "sets", "nine")
 ATTACKER = "attacker"  # the same edits under another attack
 EXPERIMENTS = (*SHARED, ATTACKER)
 UNEDITED = "unedited"
@@ -124,6 +125,12 @@ def windows(task: str) -> list[str]:
     return [mlps(*range(start, start + width)) for start in starts]
 
 
+def around_the_lookup(task: str) -> tuple[str, str]:
+    """The window that begins just behind the lookup MLP and the one that begins at it."""
+    at, every = lookup(task), windows(task)
+    return every[at + 1], every[at]
+
+
 def singles(task: str) -> list[str]:
     """Every MLP alone."""
     return [mlps(layer) for layer in range(params()["tasks"][task]["last_layer"] + 1)]
@@ -185,8 +192,10 @@ def _worst(table: numpy.ndarray) -> float:
 
 def sets(experiment: str, task: str, number: int) -> list[str]:
     """Names of the sets that an experiment edits in a fold; ValueError for another experiment."""
+    if experiment == CLIFF:
+        return [UNEDITED, *around_the_lookup(task)]
     if experiment == LAYERS:
-        return [UNEDITED, *singles(task), *windows(task)]
+        return [*singles(task), *windows(task)]
     if experiment == NINE:
         return nine()
     if experiment == PAIRS:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 
 import pandas
 
@@ -18,7 +19,8 @@ from lib.measure.formats import Formats
 from lib.store import Store
 from study import decide, design, tables
 
-ORDER = (design.PAIRS, design.LAYERS, design.SETS, design.NINE, design.ATTACKER)
+# First what tells the accounts apart with the fewest cells; of these, one task after the other.
+ORDER = ((design.CLIFF, design.PAIRS), (*design.SHARED[2:], design.ATTACKER))
 
 
 def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
@@ -32,15 +34,15 @@ def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
 def stages() -> Iterator[str]:
     """Names of the stages that are still needed, in order; asks again after every look."""
     settings, store = config.load(), Store("data")
-    for look in range(len(design.params()["looks"])):
-        for experiment in ORDER:
-            for task in design.params()["tasks"]:
-                catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
-                table = tables.load(task, settings, catalogue)
-                if open_questions(experiment, task, table):
-                    for fold in range(1, design.looks(task)[look] + 1):
-                        if design.todo(experiment, task, fold):
-                            yield f"{task}@{experiment}-{fold}"
+    looks = range(len(design.params()["looks"]))
+    for group, task, look in product(ORDER, design.params()["tasks"], looks):
+        for experiment in group:
+            catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
+            table = tables.load(task, settings, catalogue)
+            if open_questions(experiment, task, table):
+                for fold in range(1, design.looks(task)[look] + 1):
+                    if design.todo(experiment, task, fold):
+                        yield f"{task}@{experiment}-{fold}"
 
 
 def main(minutes: float) -> None:

@@ -88,7 +88,7 @@ def test_no_cell_is_made_twice_in_a_fold(task):
 
 
 def test_an_unknown_experiment_is_refused(refuses):
-    with refuses(ValueError, "unknown experiment 'mine'", "layers, nine"):
+    with refuses(ValueError, "unknown experiment 'mine'", "cliff, pairs"):
         design.sets("mine", SPORTS, 1)
 
 
@@ -320,7 +320,7 @@ def test_an_interrupted_file_goes_on_and_a_cut_line_is_made_again(tmp_path):
 
 
 def test_a_wrong_command_says_the_right_one(refuses):
-    with refuses(ValueError, "usage: python -m study.cells layers|nine"):
+    with refuses(ValueError, "usage: python -m study.cells cliff|pairs"):
         cells.main(["layers", "chess", "1"])
 
 
