@@ -1,26 +1,35 @@
 """All of the study in the order of PLAN.md, look by look: `python -m study.run [MINUTES]`.
 
-Runs DVC's stages of study/dvc.yaml; after each look, folds that a decided question no longer needs
-are left out. MINUTES: no new stage is begun after so many. Interrupt it at any time.
+Runs DVC's stages of study/dvc.yaml, as many at a time as there are cores, each on one thread: two
+such processes do more than one on two threads, and the number of cores changes no bit. After each
+look, folds that a decided question no longer needs are left out. MINUTES: no new stage is begun
+after so many. Interrupt it at any time.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import product
 
 import pandas
+import psutil
+from tqdm import tqdm
 
 from lib import config
 from lib.measure.formats import Formats
 from lib.store import Store
-from study import decide, design, tables
+from study import cells, decide, design, tables
 
 # First what tells the accounts apart with the fewest cells; of these, one task after the other.
 ORDER = ((design.CLIFF, design.PAIRS), (*design.SHARED[2:], design.ATTACKER))
+GIB = 5  # memory that one process takes
+
+Part = tuple[str, str, int]  # experiment, task, fold
 
 
 def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
@@ -31,28 +40,61 @@ def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
     return any(decide.answer(q, task, table)["verdict"] == decide.WAITING for q in mine)
 
 
-def stages() -> Iterator[str]:
-    """Names of the stages that are still needed, in order; asks again after every look."""
+def looks() -> Iterator[list[Part]]:
+    """What is still needed, in order, one list a look; asks again after every look."""
     settings, store = config.load(), Store("data")
-    looks = range(len(design.params()["looks"]))
-    for group, task, look in product(ORDER, design.params()["tasks"], looks):
-        for experiment in group:
-            catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
-            table = tables.load(task, settings, catalogue)
-            if open_questions(experiment, task, table):
-                for fold in range(1, design.looks(task)[look] + 1):
-                    if design.todo(experiment, task, fold):
-                        yield f"{task}@{experiment}-{fold}"
+    numbers = range(len(design.params()["looks"]))
+    for group, task, look in product(ORDER, design.params()["tasks"], numbers):
+        catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
+        table, folds = tables.load(task, settings, catalogue), design.looks(task)[look]
+        open_ones = [name for name in group if open_questions(name, task, table)]
+        every = [(name, task, fold) for name in open_ones for fold in range(1, folds + 1)]
+        if wanted := [part for part in every if missing(*part)]:
+            yield wanted
+
+
+def missing(*part) -> int:
+    """How many cells of an experiment, task and fold are still to be made."""
+    there = {made["cell"] for made in cells.read(cells.path_of(*part))}
+    return len(set(design.todo(*part)) - there)
+
+
+def workers() -> int:
+    """How many processes the machine has cores and memory for."""
+    fit = psutil.virtual_memory().available // (GIB * 2**30)
+    return max(1, min(len(os.sched_getaffinity(0)), int(fit)))
+
+
+def run(parts: list[Part], end: float) -> None:
+    """Run stages beside each other, begun before `end`, under one bar that counts their cells.
+    CalledProcessError where one fails, after the others have ended."""
+    total = sum(missing(*part) for part in parts)
+    name = f"{parts[0][1]}: {', '.join(dict.fromkeys(part[0] for part in parts))}"
+    with ThreadPoolExecutor(workers()) as pool, tqdm(total=total, desc=name, unit="cell") as bar:
+        running = [pool.submit(_stage, part, end) for part in parts]
+        while wait(running, timeout=2).not_done:
+            bar.update(total - sum(missing(*part) for part in parts) - bar.n)
+        for done in running:
+            done.result()
+
+
+def _stage(part: Part, end: float) -> None:
+    if time.monotonic() > end:
+        return
+    experiment, task, fold = part
+    command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--single-item"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    stage = f"{task}@{experiment}-{fold}"
+    subprocess.run([*command, stage], cwd=design.HERE, env=alone, check=True)
 
 
 def main(minutes: float) -> None:
-    """Run stage after stage, each once; CalledProcessError where one fails."""
-    end, done = time.monotonic() + 60 * minutes, set()
-    for stage in stages():
-        if stage in done or time.monotonic() > end:
-            continue
-        subprocess.run(["dvc", "repro", "--single-item", stage], cwd=design.HERE, check=True)
-        done.add(stage)
+    """Run what is needed; CalledProcessError where a stage fails."""
+    end = time.monotonic() + 60 * minutes
+    for parts in looks():
+        run(parts, end)
+        if time.monotonic() > end:
+            break
     subprocess.run(["dvc", "repro", "--single-item", "decide"], cwd=design.HERE, check=True)
 
 
