@@ -204,6 +204,14 @@ def expected(question: str, task: str, account: str) -> float:
     return float(numpy.mean(found))
 
 
+def foreseen(account: str, question: str, task: str) -> str:
+    """The verdict that an account predicts: ALIKE where its difference lies within the margin."""
+    value = expected(question, task, account)
+    if abs(value) < design.params()["margin"]:
+        return ALIKE
+    return HIGHER if value > 0 else LOWER
+
+
 # Experiment 1: which account fits the profile over layers
 
 

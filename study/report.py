@@ -1,16 +1,20 @@
-"""What the rows say so far: `python -m study.report` writes study/tables."""
+"""What the rows say so far: `python -m study.report`.
+
+Writes study/tables, the figure and the numbers of docs/STUDY.md and of the first page.
+"""
 
 from __future__ import annotations
 
 import pandas
 
-from lib import config
+from lib import config, paths
+from lib.figures import style
 from lib.measure.formats import Formats
 from lib.store import Store
-from study import decide, design, tables
+from study import decide, design, figure, page, tables
 from study.accounts import ACCOUNTS
 
-OUT = design.HERE / "tables"
+OUT, FIGURES = design.HERE / "tables", paths.FIGURES / "study"
 
 
 def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
@@ -37,21 +41,28 @@ def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 
 def main() -> None:
     """Write all tables of all tasks that have cells."""
-    settings, store, every = config.load(), Store("data"), {}
+    settings, store, every, loaded = config.load(), Store("data"), {}, {}
     for task in design.params()["tasks"]:
         catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
         table = tables.load(task, settings, catalogue)
         if len(table):
+            loaded[task] = table
             for name, found in of_task(task, table).items():
                 every.setdefault(name, []).append(found)
+    merged = {name: pandas.concat(parts, ignore_index=True) for name, parts in every.items()}
+    write(merged)
+    style.save(figure.draw(loaded, page.title(merged["decisions"])), "decides", FIGURES)
+    page.write(merged["decisions"])
+
+
+def write(found: dict[str, pandas.DataFrame]) -> None:
+    """The tables as csv, layers as text."""
     OUT.mkdir(exist_ok=True)
-    for name, parts in every.items():
-        found = pandas.concat(parts, ignore_index=True)
-        for column in ("mlp", "attention"):
-            if column in found:
-                found[column] = found[column].map(lambda layers: " ".join(map(str, layers)))
-        found.to_csv(OUT / f"{name}.csv", index=False, float_format="%.6g")
-        print(f"study/tables/{name}.csv", len(found), "rows")
+    for name, table in found.items():
+        for column in {"mlp", "attention"} & {*table}:
+            table[column] = table[column].map(lambda layers: " ".join(map(str, layers)))
+        table.to_csv(OUT / f"{name}.csv", index=False, float_format="%.6g")
+        print(f"study/tables/{name}.csv", len(table), "rows")
 
 
 if __name__ == "__main__":

@@ -33,15 +33,6 @@ def cells(task: str, account: str, experiments, rng: numpy.random.Generator) -> 
     return pandas.DataFrame(rows, columns=columns)
 
 
-def right(account: str, question: str, task: str, verdict: str) -> bool:
-    """Is a verdict what the account predicts? Differences within the margin should be ALIKE, larger
-    ones HIGHER or LOWER."""
-    value = decide.expected(question, task, account)
-    if abs(value) < design.params()["margin"]:
-        return verdict == ALIKE
-    return verdict == (HIGHER if value > 0 else LOWER)
-
-
 def power(runs: int = 200) -> pandas.DataFrame:
     """Rows (task, account, question or comparison, predicted, right, wrong, folds): shares of the
     simulated studies in which the rules say what the account predicts, or its opposite, and the
@@ -56,7 +47,8 @@ def power(runs: int = 200) -> pandas.DataFrame:
             if numpy.isnan(value):
                 continue
             ends = [decide.answer(question, task, table) for table in made]
-            good = [right(account, question, task, e["verdict"]) for e in ends]
+            wanted = decide.foreseen(account, question, task)
+            good = [end["verdict"] == wanted for end in ends]
             bad = [e["verdict"] in (ALIKE, HIGHER, LOWER) and not ok for e, ok in zip(ends, good)]
             key = {"task": task, "account": account, "question": question, "predicted": value}
             shares = {"right": numpy.mean(good), "wrong": numpy.mean(bad)}

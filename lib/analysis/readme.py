@@ -167,9 +167,10 @@ def write_docs(tasks, folder: Path = paths.ROOT) -> None:
         ("docs/SPEED.md", (SPEED, SPEED_END), speed()),
     ):
         path = folder / name
-        path.write_text(_between(path.read_text(), *marks, text))
+        path.write_text(between(path.read_text(), *marks, text))
 
 
-def _between(text: str, begin: str, end: str, new: str) -> str:
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """A page with new lines between two marks."""
     before, rest = text.split(begin)
     return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"

@@ -1,0 +1,103 @@
+"""The numbers of docs/STUDY.md and of the first page, from the rows of the study."""
+
+from __future__ import annotations
+
+import pandas
+
+from lib import paths
+from lib.analysis.readme import between
+from lib.stats import HIGHER, UNRESOLVED
+from study import cells, decide, design
+from study.accounts import ACCOUNTS
+
+PAGE = paths.ROOT / "docs" / "STUDY.md"
+BEGIN, END = "<!-- {}: make study -->", "<!-- end of {} -->"
+OPEN = (decide.WAITING, UNRESOLVED)
+
+
+def number(x: float) -> str:
+    """A difference of shares with its sign."""
+    return "" if x != x else f"{x:+.2f}"
+
+
+def outcome(row) -> str:
+    """One decision in words, with its interval and number of folds."""
+    if row.folds == 0:
+        return "not begun"
+    if row.verdict == decide.WAITING:
+        return f"{number(row.value)} so far ({row.folds} folds), not decided yet"
+    said = f"{number(row.value)} [{number(row.low)}, {number(row.high)}] ({row.folds} folds)"
+    return f"**{row.verdict}**: {said}"
+
+
+def decisions(table: pandas.DataFrame) -> str:
+    """Questions x accounts x outcome; what an account predicts is in bold where it was refuted."""
+    lines = ["| facts | question | " + " | ".join(ACCOUNTS) + " | seen |", "|---" * 7 + "|"]
+    for row in table.itertuples():
+        said = []
+        for account in ACCOUNTS:
+            value = getattr(row, f"{account}_predicts")
+            text = number(value) or "none"
+            said.append(f"{text}, refuted" if refutes(row, account) else text)
+        lines.append(
+            f"| {row.task.replace('-', ' ')} | {decide.QUESTIONS[row.question].text} | "
+            f"{' | '.join(said)} | {outcome(row)} |"
+        )
+    return "\n".join(lines)
+
+
+def refutes(row, account: str) -> bool:
+    """Was a question decided against what an account predicts?"""
+    value = getattr(row, f"{account}_predicts")
+    decided = row.verdict not in OPEN and value == value
+    return decided and row.verdict != decide.foreseen(account, row.question, row.task)
+
+
+def done() -> str:
+    """How many cells of each experiment there are, of how many."""
+    lines = ["| experiment | " + " | ".join(design.params()["tasks"]) + " |", "|---" * 3 + "|"]
+    for experiment in design.EXPERIMENTS:
+        parts = []
+        for task in design.params()["tasks"]:
+            wanted = [(experiment, task, fold) for fold in design.folds(task)]
+            there = sum(len(cells.read(cells.path_of(*part))) for part in wanted)
+            parts.append(f"{there} of {sum(len(design.todo(*part)) for part in wanted)}")
+        lines.append(f"| {experiment} | {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def sentences(table: pandas.DataFrame) -> list[str]:
+    """One sentence per question that has an outcome, for the first page."""
+    found = []
+    for row in table[table.folds > 0].itertuples():
+        against = [account for account in ACCOUNTS if refutes(row, account)]
+        tail = f"; against {' and '.join(against)}" if against else ""
+        text = decide.QUESTIONS[row.question].text
+        found.append(f"- {_plain(row.task)}. {text}: {outcome(row)}{tail}.")
+    return found
+
+
+def title(table: pandas.DataFrame) -> str:
+    """What the figure shows, as far as it is decided."""
+    cliff = table[(table.question == "cliff") & (table.verdict == HIGHER)]
+    if len(cliff) == table.task.nunique():
+        return "Behind the lookup MLP, more old answers come back"
+    if len(cliff):
+        return f"{_plain(cliff.task.iloc[0])}: behind the lookup MLP, more old answers come back"
+    return "What each account predicts, and what has been seen so far"
+
+
+def _plain(task: str) -> str:
+    return task.replace("-", " ").capitalize()
+
+
+def write(table: pandas.DataFrame) -> None:
+    """Put the numbers between the marks of docs/STUDY.md and README.md."""
+    _fill(PAGE, "decisions", decisions(table))
+    _fill(PAGE, "cells", done())
+    _fill(paths.ROOT / "README.md", "study", "\n".join(sentences(table)))
+
+
+def _fill(path, name: str, new: str) -> None:
+    marks = BEGIN.format(name), END.format(name)
+    path.write_text(between(path.read_text(), *marks, new))
