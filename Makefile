@@ -3,9 +3,10 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CLASS := class
 MINUTES :=
+TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-fast class class-lab course course-lab test-course bench lab readme env lint lock
+.PHONY: help repro study test test-all test-fast class class-lab course course-lab test-course bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -18,11 +19,14 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 	@python -m lib.stages.repro choose_components settings
 	@python -m study.run $(MINUTES)
 
-test: env  ## all tests, a small pipeline through papermill included (about a quarter of an hour)
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
+	@$(TESTS) -m "not slow"
+
+test-all: env  ## the slow ones too: CounterFact through a small pipeline of its own (ten minutes more)
+	@$(TESTS)
 
 test-fast: env  ## unit and contract tests alone (about four minutes)
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not pipeline and not model"
+	@$(TESTS) -m "not pipeline and not model"
 
 class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks
 	@python -m lib.stages.copy $(CLASS) profiles/class.yaml

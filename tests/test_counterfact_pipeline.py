@@ -9,7 +9,7 @@ from test_pipeline import reran, run
 from lib import paths
 from lib.stages.copy import make_copy
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 TASK = "world-facts"
 FILE = "data/raw/counterfact.csv"
 
