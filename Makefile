@@ -14,6 +14,7 @@ help:  ## show this help
 repro: env  ## build every table and figure (about two hours on two cores), then print the summary
 	@python -m lib.stages.repro
 	@python -m lib.stages.report
+	@python -m study.reproduced
 
 study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 begins nothing later than that)
 	@python -m lib.stages.repro choose_components settings

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy
 import pandas
@@ -13,6 +14,7 @@ import pytest
 import torch
 from test_cell import PAIR, RELEARN, data_of
 
+from lib import paths
 from lib.attacks import relearn
 from lib.attacks.target import ReadOut
 from lib.edit.train import train
@@ -20,7 +22,17 @@ from lib.facts.formats import Catalogue
 from lib.facts.records import FactSplit
 from lib.model.weights import kept, trainable
 from lib.stats import ALIKE, HIGHER, LOWER, UNRESOLVED
-from study import accounts, attacker, cells, decide, design, simulate, tables
+from study import (
+    accounts,
+    attacker,
+    cells,
+    decide,
+    design,
+    page,
+    reproduced,
+    simulate,
+    tables,
+)
 
 TASKS = [*design.params()["tasks"]]
 SPORTS, LOOKS = TASKS[0], [2, 4, 5]
@@ -410,6 +422,58 @@ def test_the_plan_says_what_the_table_of_power_says():
     best = fits.groupby("task").right.min()[TASKS]
     said = stated(f"fits the account .* at least{n} of the studies with athletes and{n} with")
     assert list(best) == pytest.approx(said, abs=6e-3)
+
+
+# What a default run is compared with
+
+
+def test_a_run_that_differs_from_the_folds_is_named(monkeypatch, tmp_path):
+    (tmp_path / SPORTS).mkdir()
+    edits = {"localization": ["a", "b", "c"], "mlp": ["3", "7", "2 3"], "attention": ["", "", "1"]}
+    pandas.DataFrame(edits | {"steps": [5, 5, 5]}).to_csv(tmp_path / SPORTS / "edits.csv")
+    back = {
+        "localization": ["a", "b", "c"],
+        "back": [3, 12, 3],
+        "n": 16,
+        "value": [0.19, 0.75, 0.2],
+    }
+    pandas.DataFrame(back).to_csv(tmp_path / SPORTS / "back.csv")
+    monkeypatch.setattr(reproduced, "RESULTS", tmp_path)
+    folds = [(f, c, True, x) for f, x in enumerate([0.1, 0.2, 0.15]) for c in ("mlp-3", "mlp-7")]
+    made = pandas.DataFrame(folds, columns=["fold", "cell", "reached", decide.PRIMARY])
+    rows = reproduced.compared(SPORTS, made).set_index("localization")
+    assert list(rows.index) == ["a", "b"], "a set with attention is none of whole MLPs"
+    assert rows.value.between(rows.low, rows.high).to_dict() == {"a": True, "b": False}
+    assert reproduced.compared(SPORTS, made[made.fold < 2]).empty
+
+
+def test_nineteen_of_twenty_new_splits_lie_within_a_prediction_interval():
+    rng, size, inside = numpy.random.default_rng(0), design.params()["size"], []
+    for _ in range(400):
+        means = numpy.clip(rng.normal(0.4, 0.05, 6), 0, 1)
+        low, high = reproduced.predicted(rng.binomial(size, means[:5]) / size, 16)
+        inside.append(low <= rng.binomial(16, means[5]) / 16 <= high)
+    assert 0.92 < numpy.mean(inside) < 0.99
+
+
+# What a reader gets
+
+
+def test_an_account_is_refuted_only_by_a_decision_against_it():
+    row = SimpleNamespace(question="below", task=SPORTS, verdict=LOWER)
+    said = {f"{a}_predicts": decide.expected("below", SPORTS, a) for a in accounts.ACCOUNTS}
+    vars(row).update(said)
+    assert all(page.refutes(row, account) for account in accounts.ACCOUNTS)
+    row.verdict = HIGHER
+    assert [a for a in accounts.ACCOUNTS if not page.refutes(row, a)] == ["lookup"]
+    row.verdict = UNRESOLVED
+    assert not any(page.refutes(row, account) for account in accounts.ACCOUNTS)
+
+
+def test_the_page_and_the_first_page_have_the_numbers_of_the_tables():
+    table = pandas.read_csv(design.HERE / "tables" / "decisions.csv")
+    assert page.decisions(table) in page.PAGE.read_text()
+    assert "\n".join(page.sentences(table)) in (paths.ROOT / "README.md").read_text()
 
 
 # The attacker who adapts
