@@ -24,9 +24,10 @@ def outcome(row) -> str:
     """One decision in words, with its interval and number of folds."""
     if row.folds == 0:
         return "not begun"
+    folds = f"{row.folds} fold{'s' * (row.folds > 1)}"
     if row.verdict == decide.WAITING:
-        return f"{number(row.value)} so far ({row.folds} folds), not decided yet"
-    said = f"{number(row.value)} [{number(row.low)}, {number(row.high)}] ({row.folds} folds)"
+        return f"{number(row.value)} so far ({folds}), not decided yet"
+    said = f"{number(row.value)} [{number(row.low)}, {number(row.high)}] ({folds})"
     return f"**{row.verdict}**: {said}"
 
 
