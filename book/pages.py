@@ -42,11 +42,21 @@ def anchor(href: str, text: str, more: str = "") -> str:
     return f'<a href="{html.escape(href)}"{more}>{html.escape(text)}</a>'
 
 
-def linked(text: str) -> str:
-    """Markdown with links that hold in the book: the README is its first page; pictures and slides
-    are files beside the pages."""
+def linked(path: Path) -> str:
+    """Markdown of a page with links that hold in the book."""
+    return relinked(path.read_text(), path)
+
+
+def relinked(text: str, path: Path) -> str:
+    """Markdown that stands in `path` with links that hold in the book: the README is its first
+    page; pictures and slides are files beside the pages."""
+
+    def to(match) -> str:
+        home = (path.parent / match[1]).resolve() == ROOT / "README.md"
+        return f"]({match[1].replace('README', 'index')})" if home else match[0]
+
     text = re.sub(r"(?<!!)\[([^]]+)\]\(([^)]+\.(?:png|svg|html))\)", _as_file, text)
-    return re.sub(r"\]\(((?:\.\./)*)README\.md\)", r"](\1index.md)", text)
+    return re.sub(r"\]\(([./]*README\.md)\)", to, text)
 
 
 def _as_file(match) -> str:
@@ -72,7 +82,7 @@ def merged(path: Path, kept: dict | None):
     cells = []
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = linked(cell.source)
+            cell.source = relinked(cell.source, path)
             cells.append(cell)
             if len(cells) == 1:
                 cells.append(markdown(note(kept), "about"))
@@ -316,11 +326,13 @@ def explorers() -> None:
         )
 
     for path in sorted((FOLDER / "pages").glob("*.md")):
-        text = re.sub(r"\{\{alt (\w+) (\d)\}\}", lambda m: alt_of(m[1], int(m[2])), path.read_text())
+        text = re.sub(
+            r"\{\{alt (\w+) (\d)\}\}", lambda m: alt_of(m[1], int(m[2])), path.read_text()
+        )
         text = re.sub(r"\{\{times\}\}", lambda m: times(), text)
         text = re.sub(r"\{\{machine\}\}", lambda m: machine(), text)
         text = re.sub(r"\{\{explorer (\w+)\}\}", embedded, text)
-        write(f"explore/{path.name}" if "explorer" in text else path.name, text)
+        write(f"explore/{path.name}" if "{{explorer" in path.read_text() else path.name, text)
 
 
 def times() -> str:
@@ -348,27 +360,22 @@ def toctree(caption: str, pages: list[str]) -> str:
 
 
 def texts() -> None:
-    """README, docs, method, study and course, as they are but for their links."""
-    for path in [ROOT / "METHOD.md", *(ROOT / "docs").glob("*.md"), ROOT / "study" / "PLAN.md"]:
-        write(path.relative_to(ROOT).as_posix(), linked(path.read_text()))
-    for path in [ROOT / "course" / "README.md", ROOT / "course" / "glossary.md"]:
-        write(path.relative_to(ROOT).as_posix(), linked(path.read_text()))
+    """Docs, method, study and course, as they are but for their links."""
+    pages = [ROOT / "METHOD.md", *(ROOT / "docs").glob("*.md"), ROOT / "study" / "PLAN.md"]
+    pages += [ROOT / "course" / "README.md", ROOT / "course" / "glossary.md"]
     for folder in COURSE:
-        for path in sorted((ROOT / "course" / folder).glob("*.*")):
-            if path.suffix == ".ipynb":
-                book = nbformat.read(path, 4)
-                for cell in book.cells:
-                    cell.source = linked(cell.source) if cell.cell_type == "markdown" else cell.source
-                    cell.metadata = nbformat.from_dict({})
-                write(f"course/{folder}/{path.name}", nbformat.writes(book))
-            else:
-                write(f"course/{folder}/{path.name}", linked(path.read_text()))
-
-
-def course_readme() -> None:
-    """Links between pages of the course name files; README.md is a page of its own there."""
-    path = SOURCE / "course" / "README.md"
-    path.write_text(path.read_text().replace("](../index.md)", "](/index.md)"))
+        pages += sorted((ROOT / "course" / folder).glob("*.*"))
+    for path in pages:
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix == ".md":
+            write(name, linked(path))
+        elif path.suffix == ".ipynb":
+            book = nbformat.read(path, 4)
+            for cell in book.cells:
+                cell.metadata = nbformat.from_dict({})
+                if cell.cell_type == "markdown":
+                    cell.source = relinked(cell.source, path)
+            write(name, nbformat.writes(book))
 
 
 def main() -> None:
@@ -385,7 +392,9 @@ def main() -> None:
     (SOURCE / "bench").mkdir()
     shutil.copyfile(ROOT / "bench" / "speed.png", SOURCE / "bench" / "speed.png")
     shutil.copytree(
-        ROOT / "course" / "slides", EXTRA / "course" / "slides", ignore=shutil.ignore_patterns("template")
+        ROOT / "course" / "slides",
+        EXTRA / "course" / "slides",
+        ignore=shutil.ignore_patterns("template"),
     )
     texts()
     lessons = notebooks()
@@ -394,13 +403,24 @@ def main() -> None:
     tables_page()
     explorers()
     explore = ["explore/score_card", "explore/relearning", "explore/ask", "explore/trace"]
-    results = ["docs/CLAIMS", "docs/RESULTS", "METHOD", "docs/FIGURES", "docs/SPEED", "tables/index"]
+    results = [
+        "docs/CLAIMS",
+        "docs/RESULTS",
+        "METHOD",
+        "docs/FIGURES",
+        "docs/SPEED",
+        "tables/index",
+    ]
     inside = [p for p in pages_in("tables") if p != "tables/index"]
     with (SOURCE / "tables" / "index.md").open("a") as file:
         file.write("\n## As pages\n\n:::{toctree}\n:maxdepth: 1\n\n")
         file.write("\n".join("/" + p for p in inside) + "\n:::\n")
-    course = ["course/README", "course/glossary", *(p for f in COURSE for p in pages_in(f"course/{f}"))]
-    front = linked((ROOT / "README.md").read_text())
+    course = [
+        "course/README",
+        "course/glossary",
+        *(p for f in COURSE for p in pages_in(f"course/{f}")),
+    ]
+    front = linked(ROOT / "README.md")
     begin = (
         "**In this book**: four explorers to click ([the score card](explore/score_card.md), "
         "[relearning](explore/relearning.md), [edit and ask](explore/ask.md), "
