@@ -1,6 +1,7 @@
 """Sphinx settings of the book. Pages are assembled by `book.pages`; nothing is executed, and no
 asset is taken from the network: formulas become MathML while the book is built."""
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 project = "Edit a fact where it is looked up"
@@ -23,6 +24,7 @@ html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_show_search_summary = False  # it would fetch pages, which browsers refuse for file://
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_math_renderer = "mathml"
 pygments_style = "a11y-high-contrast-light"
@@ -31,19 +33,13 @@ pygments_dark_style = "a11y-high-contrast-dark"
 
 def inline(self, node):
     self.body.append(convert(node.astext()))
-    raise nodes_skipped()
+    raise SkipNode
 
 
 def block(self, node):
     formula = convert(node.astext(), display="block")
     self.body.append(f'<div class="formula" tabindex="0" role="group">{formula}</div>')
-    raise nodes_skipped()
-
-
-def nodes_skipped():
-    from docutils.nodes import SkipNode
-
-    return SkipNode()
+    raise SkipNode
 
 
 def setup(app):

@@ -279,9 +279,12 @@ def compact(name: str, numbers: tuple[str, ...] = (), columns: tuple[str, ...] =
 
 
 def first_layers() -> list[dict]:
-    """The edits of the task: name, layers of MLPs, first layer, and whether they were cut short."""
+    """The edits of the task, single MLPs first, then windows, by layer: name, MLPs, whether they
+    reached the strength."""
     rows = rows_of(ROOT / "data" / "tables" / "results" / TASK / "edits.csv")
-    rows.sort(key=lambda r: (r["single"] != "True", float(r["first_layer"]), r["localization"]))
+    alone = {r["localization"]: bool(re.fullmatch(r"mlp-\d+", r["localization"])) for r in rows}
+    place = {name: (not single, "window" not in name) for name, single in alone.items()}
+    rows.sort(key=lambda r: (place[r["localization"]], int(r["first_layer"]), r["localization"]))
     keys = ("localization", "mlp", "reached")
     return [{k: r[k] for k in keys} for r in rows]
 

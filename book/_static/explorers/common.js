@@ -59,13 +59,15 @@ const Explorer = {
     const buttons = options.map(([key, words]) => {
       const id = `${name}-${key}`;
       const radio = { id, type: "radio", name, value: key, checked: key === value };
-      return this.make("label", { for: id }, this.make("input", { ...radio, onchange: () => changed(key) }), " " + words);
+      return this.make("label", { for: id }, this.make("input", { ...radio, onchange: () => changed(key) }),
+        " " + words);
     });
     return this.make("fieldset", {}, this.make("legend", {}, legend), ...buttons);
   },
 
   table(caption, head, rows) {
-    const cells = (row) => row.map((cell, i) => this.make(i ? "td" : "th", i ? {} : { scope: "row" }, String(cell)));
+    const cells = (row) => row.map((cell, i) => this.make(i ? "td" : "th", i ? {} : { scope: "row" },
+      String(cell)));
     const lines = rows.map((row) => this.make("tr", {}, ...cells(row)));
     const names = head.map((words) => this.make("th", { scope: "col" }, words));
     const whole = this.make("table", {}, this.make("caption", {}, caption),
@@ -81,7 +83,8 @@ const Explorer = {
     if (again) again.focus({ preventScroll: true });
   },
 
-  number: (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.0+)$/, "$1") : "none"),
+  number: (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.0+)$/, "$1")
+    : "none"),
 
   // How often the answers about invented subjects would be correct for the held-out facts; both
   // are counts by answer.
