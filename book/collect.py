@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from tempfile import mkdtemp
@@ -101,7 +102,10 @@ def figures(path: Path, task: str, seed: int) -> dict[str, dict]:
 
     def save(figure, name, folder):
         title = figure._suptitle.get_text() if figure._suptitle else ""
-        titles.append(title or " ".join(filter(None, (a.get_title() for a in figure.axes))))
+        if not title:
+            places = ((axis, loc) for axis in figure.axes for loc in ("left", "center"))
+            title = " ".join(filter(None, (axis.get_title(loc) for axis, loc in places)))
+        titles.append(title)
 
     original = style.save, Store
     scratch = mkdtemp()
@@ -129,7 +133,8 @@ def notebooks(settings) -> None:
     for folder in (home, DATA / "tables"):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    for path in sorted((paths.ROOT / "notebooks").glob("*.ipynb")):
+    alts = {}  # by picture: the first notebook shows pictures of the others
+    for path in sorted((paths.ROOT / "notebooks").glob("*.ipynb"), reverse=True):
         task = TASK
         parts = executed(path.stem, task)
         if parts and TASK not in parts[0].name and "world-facts" in parts[0].name:
@@ -137,6 +142,13 @@ def notebooks(settings) -> None:
         if not parts:
             continue
         drawn = figures(path, task, settings.seeds[0])
+        for cell in nbformat.read(path, 4).cells:
+            named = re.findall(r'(\w+)(?:\.png|", pictures\)|", folder\))', cell.source)
+            if cell.id in drawn:
+                alts |= dict.fromkeys(named, drawn[cell.id]["alt"])
+            elif ".png" in cell.source and path.stem.startswith("00"):
+                alt = "; ".join(alts[name] for name in named if name in alts)
+                drawn[cell.id] = {"alt": alt, "tables": []}
         for table in {t for d in drawn.values() for t in d["tables"]}:
             source = paths.DATA / table
             if not table.startswith("tables/") and source.stat().st_size <= LARGEST:
