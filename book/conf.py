@@ -42,7 +42,16 @@ def block(self, node):
     raise SkipNode
 
 
+def with_levels(app, page, template, context, tree):
+    """Captions in the margin are headings; screen readers want to know of which level."""
+    margin = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = margin.replace(
+        'role="heading"', 'role="heading" aria-level="2"'
+    )
+
+
 def setup(app):
     """Formulas as MathML, which browsers draw without scripts."""
+    app.connect("html-page-context", with_levels, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

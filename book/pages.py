@@ -357,6 +357,7 @@ def machine() -> str:
 
 
 def toctree(caption: str, pages: list[str]) -> str:
+    """A part of the contents in the margin."""
     return "\n".join(
         [f"\n:::{{toctree}}\n:hidden:\n:caption: {caption}\n:maxdepth: 1\n", *pages, ":::\n"]
     )
@@ -418,11 +419,11 @@ def main() -> None:
     with (SOURCE / "tables" / "index.md").open("a") as file:
         file.write("\n## As pages\n\n:::{toctree}\n:maxdepth: 1\n\n")
         file.write("\n".join("/" + p for p in inside) + "\n:::\n")
-    course = [
-        "course/README",
-        "course/glossary",
-        *(p for f in COURSE for p in pages_in(f"course/{f}")),
-    ]
+    course = ["course/README", "course/glossary"]
+    for folder in COURSE:
+        for page in pages_in(f"course/{folder}"):
+            session = re.match(r"s(\d+)", Path(page).name)[1]
+            course.append(f"Session {session}: {folder} <{page}>")
     front = linked(ROOT / "README.md")
     begin = (
         "**In this book**: four explorers to click ([the score card](explore/score_card.md), "

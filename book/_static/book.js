@@ -5,12 +5,12 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const box of wide) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
-  for (const table of document.querySelectorAll("article table")) {
+  for (const [i, table] of document.querySelectorAll("article table").entries()) {
     if (table.closest(".scroll, .explorer")) continue;
     const box = document.createElement("div");
     Object.assign(box, { className: "scroll", tabIndex: 0 });
     box.setAttribute("role", "region");
-    box.setAttribute("aria-label", table.caption ? table.caption.textContent : "table");
+    box.setAttribute("aria-label", table.caption ? table.caption.textContent : `table ${i + 1}`);
     table.replaceWith(box);
     box.append(table);
   }

@@ -5,7 +5,8 @@
   const options = head.filter((c) => c.startsWith("true ")).map((c) => c.slice(5));
   const names = [...new Set(rows.map((r) => r.localization))];
   const attacks = [...new Set(rows.map((r) => r.attack))];
-  const state = { failed: false, oracles: false, scored: false, at: null };
+  const readers = new Set(rows.filter((r) => r.excluded === "below").map((r) => r.attack)); // of a layer
+  const state = { failed: false, oracles: false, scored: false, outside: false, at: null };
   const counts = (row, what) => Object.fromEntries(options.map((o) => [o, row[`${what} ${o}`]]));
   const share = (row) => (row ? row.right / row.n : undefined);
 
@@ -62,7 +63,7 @@
   // All lines and the worst case of each edit, under some rules.
   function card(how) {
     const lines = names.flatMap((name) => attacks.map((attack) => line(name, attack, how))).filter(Boolean);
-    const passes = (l) => how.failed || !l.failed;
+    const passes = (l) => (how.failed || !l.failed) && !(how.outside && readers.has(l.attack));
     const works = (attack) => rules.masks && lines.some((l) => l.name === "known-mask" && l.attack === attack
       && passes(l) && l.value >= rules.admitted);
     for (const l of lines) Object.assign(l, { admitted: works(l.attack), counts: passes(l) && works(l.attack) });
@@ -72,10 +73,11 @@
   }
 
   const found = (l) => (l ? `${l.back} of ${l.n} by ${l.attack} (R ${X.number(l.value)})` : "no attack counts");
-  const why = (l) => (l.failed ? `failed: ${l.failed}` : l.admitted ? "counts" : "not shown to work");
+  const why = (l) => (l.failed ? `failed: ${l.failed}` : state.outside && readers.has(l.attack) ? "left out"
+    : l.admitted ? "counts" : "not shown to work");
 
   function draw() {
-    const { lines, worst } = card(state), honest = card({}).worst;
+    const { lines, worst } = card(state), honest = card({ outside: state.outside }).worst;
     const edits = names.filter((n) => n !== "known-mask" && n !== "unedited");
     const headline = edits.map((n) => {
       const lie = found(worst[n]) !== found(honest[n]);
@@ -88,7 +90,7 @@
     const columns = ["unedited", "known-mask", ...edits], [left, wide, high] = [130, 124, 34];
     const cells = lines.map((l) => {
       const x = left + columns.indexOf(l.name) * wide, y = 30 + attacks.indexOf(l.attack) * high;
-      const said = `${l.attack} on ${l.name}: ${l.back} of ${l.n}, R ${X.number(l.value)}, ${why(l)}`;
+      const said = `${l.attack} on ${l.name}: ${l.back}/${l.n} R ${X.number(l.value)}, ${why(l)}`;
       const choose = () => { state.at = `${l.name}|${l.attack}`; draw(); };
       const press = (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); choose(); } };
       const box = { x: x + 2, y: y + 2, width: wide - 4, height: high - 4, rx: 3, class: (l.counts ? "counted"
@@ -97,7 +99,7 @@
       return X.make("svg:g", { id: `cell-${l.name}-${l.attack}`, class: "cell", tabindex: 0, role: "button",
         "aria-label": said, "data-back": l.back, "data-value": l.value, "data-failed": l.failed, onclick: choose,
         onkeydown: press },
-        X.make("svg:rect", box), X.text(x + wide / 2, y + 22, `${l.back}/${l.n}  R ${X.number(l.value)}`,
+        X.make("svg:rect", box), X.text(x + wide / 2, y + 22, `${l.back}/${l.n} R ${X.number(l.value)}`,
           { "text-anchor": "middle", class: dark }));
     });
     const titles = columns.map((n, i) => X.text(left + (i + 0.5) * wide, 20, n, { "text-anchor": "middle",
@@ -117,7 +119,8 @@
       X.make("div", { class: "controls" }, X.toggle("card-failed", "count failed attacks", state.failed,
         set("failed")),
         X.toggle("card-oracles", "allow oracles", state.oracles, set("oracles")),
-        X.toggle("card-scored", "choose on the scored half", state.scored, set("scored"))),
+        X.toggle("card-scored", "choose on the scored half", state.scored, set("scored")),
+        X.toggle("card-outside", "leave out readers of layers", state.outside, set("outside"))),
       X.make("div", { "aria-live": "polite" }, ...headline),
       X.picture("Attacks and edits: what comes back", left + columns.length * wide, 40 + attacks.length * high,
         ...titles, ...sides, ...never, ...cells),

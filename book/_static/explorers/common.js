@@ -83,8 +83,13 @@ const Explorer = {
     if (again) again.focus({ preventScroll: true });
   },
 
-  number: (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(0\.0+)$/, "$1")
-    : "none"),
+  // Rounded as the tables are: a half goes to the even digit.
+  number(value, digits = 2) {
+    if (!Number.isFinite(value)) return "none";
+    const scaled = value * 10 ** digits, half = Math.abs(scaled % 1) === 0.5;
+    const rounded = (half ? 2 * Math.round(scaled / 2) : scaled) / 10 ** digits;
+    return rounded.toFixed(digits).replace(/^-(0\.0+)$/, "$1");
+  },
 
   // How often the answers about invented subjects would be correct for the held-out facts; both
   // are counts by answer.
