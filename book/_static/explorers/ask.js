@@ -10,19 +10,21 @@
     vocabulary: "with other answer words" };
 
   function bars(title, row) {
+    const full = X.room(home, 400) - 190;
     const line = (name, value, y, kind) => [X.text(122, y + 14, name, { "text-anchor": "end" }),
-      X.make("svg:rect", { x: 130, y, width: Math.max(1, value * 200), height: 18, class: kind }),
-        X.text(138 + value * 200, y + 14, X.number(value))];
+      X.make("svg:rect", { x: 130, y, width: Math.max(1, value * full), height: 18, class: kind }),
+        X.text(138 + value * full, y + 14, X.number(value))];
     const form = formats.find((f) => f.name === state.format);
     const [old, now] = [form.answers[row.true] || row.true, form.answers[row.edit] || row.edit];
     const said = `${title}: old answer ${old} ${X.number(row.p_true)}, new answer ${now} ${X.number(row.p_edit)}`;
     return X.make("figure", { "data-edit": row.localization, "data-old": row.p_true, "data-new": row.p_edit },
       X.make("figcaption", {}, X.make("strong", {}, title), `: answers ${form.answers[row.answer] || row.answer}`),
-      X.picture(said, 400, 56, ...line(old, row.p_true, 4, "old"), ...line(now, row.p_edit, 30, "new")));
+      X.picture(said, full + 190, 56, ...line(old, row.p_true, 4, "old"), ...line(now, row.p_edit, 30, "new")));
   }
 
   function sweep(options) {
-    const [left, high] = [250, 22], width = 560, x = (v) => left + v * (width - left - 16);
+    const width = X.room(home, 560), narrow = width < 460, [left, high] = [narrow ? 170 : 250, 22],
+      x = (v) => left + v * (width - left - 16);
     const shown = options.filter(([name]) => at(name));
     const marks = shown.flatMap(([name, words], i) => {
       const row = at(name), y = 34 + i * high, choose = () => { state.edit = name; draw(); };

@@ -28,6 +28,9 @@ const Explorer = {
     return this.make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, drawn);
   },
 
+  // How wide a picture may be: as wide as wished, or as the page is narrow.
+  room: (home, wished) => Math.min(wished, Math.max(280, home.clientWidth - 36)),
+
   text(x, y, words, attributes = {}) {
     return this.make("svg:text", { x, y, ...attributes }, String(words));
   },
@@ -101,7 +104,7 @@ const Explorer = {
 
   recovery: (accuracy, prior, known) => (prior < known ? (accuracy - prior) / (known - prior) : NaN),
 
-  // A colour between paper (0) and ink (1) that holds in both themes; below 0 it is cold.
+  // A colour between paper (0) and ink (1) that holds in both themes; below 0 it is of the other kind.
   shade(value) {
     const share = Math.round(Math.min(1, Math.abs(value)) * 100);
     return `color-mix(in srgb, var(--x-${value < 0 ? "cold" : "ink"}) ${share}%, var(--x-paper))`;

@@ -74,7 +74,8 @@
       X.make("p", { id: "trace-verdict", class: "headline", "aria-live": "polite" }, verdict),
       ...(open ? nodes.map((n) => grid(n, false)) : state.shown ? [] : [grid(nodes[0], true)]),
       open ? X.make("p", { class: "key" }, "0 ", ...[0, 0.25, 0.5, 0.75, 1].map((v) => X.make("span",
-        { class: "swatch square", style: `background: ${X.shade(v)}` })), " 1; cold: below 0") : null,
+        { class: "swatch square", style: `background: ${X.shade(v)}` })), " 1; ", X.make("span",
+          { class: "swatch square", style: `background: ${X.shade(-0.6)}` }), " below 0") : null,
       X.make("p", { class: "detail", "aria-live": "polite" }, open && row
         ? `${node}, ${row.token.trim()}, layer ${layers[l]}: ${X.number(share(row, layers[l]))}` : ""),
       open ? X.make("details", {}, X.make("summary", {}, "As a table"), X.table("Share of the answer that returns",
