@@ -23,7 +23,7 @@
   }
 
   function sweep(options) {
-    const width = X.room(home, 560), narrow = width < 460, [left, high] = [narrow ? 170 : 250, 22],
+    const width = X.room(home, 560), narrow = width < 460, [left, high] = [narrow ? 180 : 250, 22],
       x = (v) => left + v * (width - left - 16);
     const shown = options.filter(([name]) => at(name));
     const marks = shown.flatMap(([name, words], i) => {
@@ -32,8 +32,8 @@
       const press = (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); choose(); } };
       return [X.make("svg:g", { id: `ask-at-${name}`, class: "cell" + (name === state.edit ? " chosen" : ""),
         role: "button", tabindex: 0, "aria-label": said, onclick: choose, onkeydown: press },
-        X.make("svg:rect", { x: 0, y: y - 11, width, height: high, class: "row" }), X.text(left - 10, y + 4, words,
-          { "text-anchor": "end" }),
+        X.make("svg:rect", { x: 0, y: y - 11, width, height: high, class: "row" }),
+        X.text(left - 10, y + 4, narrow ? X.words(name) : words, { "text-anchor": "end" }),
         X.make("svg:path", { d: `M${left} ${y}H${x(1)}`, class: "grid" }), X.make("svg:circle", { cx: x(row.p_true),
           cy: y, r: 6, class: "old" }),
         X.make("svg:rect", { x: x(row.p_edit) - 5, y: y - 5, width: 10, height: 10, class: "new" }))];
