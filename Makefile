@@ -6,7 +6,7 @@ MINUTES :=
 TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-all test-fast class class-lab course course-lab test-course bench lab readme env lint lock
+.PHONY: help repro study test test-all test-fast class class-lab course course-lab test-course book bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -48,6 +48,12 @@ course-lab: env  ## open a copy of the exercises, course/mine, with the results 
 
 test-course: env  ## the tests of the course, on the real model too
 	@python -m pytest tests/test_course.py
+
+book: env  ## make the site with all lessons, results and explorers: book/build/site/index.html
+	@python -c "import furo, latex2mathml, myst_nb" 2>/dev/null || python -m pip install --quiet --disable-pip-version-check -e ".[book]"
+	@python -m book.pages
+	@python -m sphinx -q -W --keep-going -c book book/build/source book/build/site
+	@echo "open book/build/site/index.html"
 
 bench: env  ## time localization and training against the plain loop and the libraries' recipes (after repro)
 	@python -m bench.speed

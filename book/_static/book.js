@@ -1,0 +1,24 @@
+"use strict";
+// Wide tables and code scroll inside the page; by keyboard too, so each gets a tab stop and a name.
+document.addEventListener("DOMContentLoaded", () => {
+  const wide = document.querySelectorAll("div.highlight pre, .output.stream pre, .cell_output pre");
+  for (const box of wide) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+  for (const [i, table] of document.querySelectorAll("article table").entries()) {
+    if (table.closest(".scroll, .explorer")) continue;
+    const box = document.createElement("div");
+    Object.assign(box, { className: "scroll", tabIndex: 0 });
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", table.caption ? table.caption.textContent : `table ${i + 1}`);
+    table.replaceWith(box);
+    box.append(table);
+  }
+  // A claim that a link names is unfolded.
+  const open = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target && target.tagName === "DETAILS") target.open = true;
+  };
+  window.addEventListener("hashchange", open);
+  open();
+});
