@@ -23,7 +23,8 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
 	@$(TESTS) -m "not slow"
 
-test-all: env  ## the slow ones too: CounterFact through a small pipeline of its own (ten minutes more)
+test-all: env  ## the slow ones too: CounterFact through a small pipeline, and the book in a browser (ten minutes more)
+	@python -m pip install --quiet --disable-pip-version-check -e ".[book,teachers]"
 	@$(TESTS)
 
 test-fast: env  ## unit and contract tests alone (about four minutes)

@@ -410,6 +410,8 @@ def main() -> None:
     results = [
         "docs/CLAIMS",
         "docs/RESULTS",
+        "docs/STUDY",
+        "study/PLAN",
         "METHOD",
         "docs/FIGURES",
         "docs/SPEED",
@@ -438,7 +440,7 @@ def main() -> None:
         + toctree("Explore", explore)
         + toctree("Lessons", lessons)
         + toctree("Results and method", results)
-        + toctree("Use it", ["reproduce", "docs/EXTEND", "docs/TROUBLE", "study/PLAN", "cite"])
+        + toctree("Use it", ["reproduce", "docs/EXTEND", "docs/TROUBLE", "cite"])
         + toctree("Course", course),
     )
 

@@ -334,6 +334,9 @@ def test_every_page_opens_without_errors_and_fits_a_narrow_window(browser, site,
         if path not in slides:
             width = browser.execute_script("return document.documentElement.scrollWidth")
             assert width <= 400, f"{path.name} is {width} pixels wide"
+        if path.parent.name == "explore":
+            words = browser.execute_script("return document.body.innerText").split()
+            assert not {"null", "undefined", "NaN"} & {*words}, path.name
 
 
 @pytest.mark.pipeline

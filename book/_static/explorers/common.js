@@ -81,7 +81,7 @@ const Explorer = {
   // Put new content in place of the old; what had the focus has it again.
   show(home, ...parts) {
     const focused = document.activeElement && home.contains(document.activeElement) && document.activeElement.id;
-    home.replaceChildren(...parts);
+    home.replaceChildren(...parts.filter((part) => part !== null));
     const again = focused && document.getElementById(focused);
     if (again) again.focus({ preventScroll: true });
   },
