@@ -3,10 +3,12 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CLASS := class
 MINUTES :=
+STICK := stick
+REMOTE = dvc remote add --quiet --force --default stick $(abspath $(STICK))
 TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-all test-fast class class-lab course course-lab test-course book bench lab readme env lint lock
+.PHONY: help repro study test test-all test-fast class class-push class-pull class-lab course course-lab test-course book bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -34,6 +36,13 @@ class: env  ## what a class needs, in a folder of its own: facts, localizations,
 	@python -m lib.stages.copy $(CLASS) profiles/class.yaml
 	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) python -m lib.stages.repro start draw_localization side_effects
 	@echo "ready: open it with 'make class-lab'"
+
+class-push: env  ## put the results of 'make class' on a stick or in a shared folder: STICK=/media/stick
+	@cd $(CLASS) && $(REMOTE) && dvc push --quiet && cp dvc.lock $(STICK)/
+
+class-pull: env  ## take them from there instead of computing them, then 'make class' draws the figures
+	@python -m lib.stages.copy $(CLASS) profiles/class.yaml
+	@cp $(STICK)/dvc.lock $(CLASS)/ && cd $(CLASS) && $(REMOTE) && dvc pull --quiet --allow-missing
 
 class-lab: env  ## open the notebooks of the class's folder in JupyterLab
 	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) jupyter lab notebooks

@@ -4,7 +4,7 @@ import counterfacts
 import pandas
 import pytest
 import yaml
-from test_pipeline import reran, run
+from test_pipeline import reran
 
 from lib import paths
 from lib.stages.copy import make_copy
@@ -40,7 +40,6 @@ def copy(tmp_path_factory):
     make_copy(folder / "copy", profile(folder))
     files = counterfacts.write(folder)
     (folder / "copy" / FILE).write_bytes(files["rome-csv"].read_bytes())
-    run(folder / "copy", "git", "init", "--quiet")
     reran(folder / "copy")
     return folder / "copy"
 

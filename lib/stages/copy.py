@@ -3,12 +3,14 @@
     python -m lib.stages.copy FOLDER PROFILE
 
 The copy has its own settings, pipeline and results, so that nothing that is done there touches
-results in git. A copy that is there already keeps its results and gets the current sources.
+results in git, and is a git repository of its own, since DVC refuses a folder that git ignores. A
+copy that is there already keeps its results and gets the current sources.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def make_copy(folder: Path, profile: Path) -> None:
     (folder / "data" / "executed").mkdir(exist_ok=True)
     (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
     apply_profile(profile, folder / "params.yaml")
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
 
 
 if __name__ == "__main__":
