@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import torch
@@ -112,10 +113,10 @@ class _Stack(torch.nn.Module):
     def __init__(self, width: int, generator):
         super().__init__()
         self.layers = torch.nn.ModuleList(_Block(width, generator) for _ in range(3))
-        self.base_model = self  # where `blocks` looks for them
 
-    def __getattr__(self, name):
-        return self if name == "base_model" else super().__getattr__(name)
+    @property
+    def base_model(self):  # where `blocks` looks for them
+        return self
 
     def forward(self, hidden):
         self.seen = []
@@ -175,15 +176,13 @@ def patch_real(student, model, clean, corrupt, states, span: list[int], answer: 
         logits = model(inputs_embeds=vectors[None], logits_to_keep=1).logits[0, -1]
         return logits.softmax(-1)[answer].item()
 
-    plain = p(clean)
-    with student(model, 5, span[1], states[5, span[1]]):
+    plain, vector = p(clean), states[5, span[1]]
+    with student(model, 5, span[1], torch.zeros_like(vector)):
+        without = p(clean)
+    expect(abs(without - plain) > 1e-6, HINTS["patch"]["added"])
+    with student(model, 5, span[1], vector):
         own = p(clean)
-    with student(model, 5, span[1], 2 * states[5, span[1]]):  # what adding would give
-        doubled = p(clean)
-    expect(abs(plain - doubled) < 1e-5 or abs(own - doubled) > 1e-5, HINTS["patch"]["added"])
     expect(abs(own - plain) < 1e-4, HINTS["patch"]["all positions"])
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         for pos in span:
             stack.enter_context(student(model, 0, pos, states[0, pos]))

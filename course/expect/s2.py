@@ -133,6 +133,9 @@ def effect(store: Store) -> dict:
             "effect": _short(right),
             "mean of ratios": _short((change / gap)[mine].mean()),
             "of the clean run": _short(change[mine].mean() / rows.p_clean[mine].mean()),
+            "without the corrupt run": _short(
+                rows.p_restored[mine].mean() / rows.p_clean[mine].mean()
+            ),
         }
     return found
 
