@@ -169,7 +169,7 @@ def _patches(student, model, x, layer: int, pos: int) -> None:
 
 
 def patch_real(student, model, clean, corrupt, states, span: list[int], answer: int) -> None:
-    """On the real model: own values change nothing; the whole name restored restores the answer."""
+    """On the real model: own values change nothing, and all clean values restore the answer."""
 
     @torch.no_grad()
     def p(vectors) -> float:
@@ -183,14 +183,20 @@ def patch_real(student, model, clean, corrupt, states, span: list[int], answer: 
     with student(model, 5, span[1], vector):
         own = p(clean)
     expect(abs(own - plain) < 1e-4, HINTS["patch"]["all positions"])
-    with ExitStack() as stack:
-        for pos in span:
-            stack.enter_context(student(model, 0, pos, states[0, pos]))
-        back = p(corrupt)
-    expect(
-        abs(back - plain) < 1e-3, f"Expected {plain:.4f} with the name restored, got {back:.4f}."
+
+    def back(positions) -> float:
+        with ExitStack() as stack:
+            for pos in positions:
+                stack.enter_context(student(model, 0, pos, states[0, pos]))
+            return p(corrupt)
+
+    all_after = back(range(span[0], len(clean)))
+    said = f"Expected {plain:.4f} with all tokens from the name on restored, got {all_after:.4f}."
+    expect(abs(all_after - plain) < 1e-3, said)
+    passed(
+        f"{p(corrupt):.4f} becomes {back(span):.4f} with the five vectors of the name after block "
+        f"0, and {all_after:.4f} with those of the words after it too"
     )
-    passed(f"the name's vectors after block 0 are enough: {p(corrupt):.3f} becomes {back:.3f}")
 
 
 def effect(student) -> None:
