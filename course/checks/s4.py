@@ -100,8 +100,8 @@ def _recovers(student, hits, prior: float, unedited: float, r: float, otherwise:
 
 
 def _recognize_recovery(got, share: float, prior: float, unedited: float, right: float) -> None:
-    mistakes = {"no prior": share / unedited, "half corrected": (share - prior) / unedited}
-    mistakes |= {"clamped": max(right, 0.0)}
+    mistakes = {"clamped": max(right, 0.0), "no prior": share / unedited}
+    mistakes |= {"half corrected": (share - prior) / unedited}
     for name, wrong in mistakes.items():
         alike = abs(got - wrong) < 1e-6 and abs(wrong - right) > 1e-6
         expect(not alike, HINTS["recovery"][name])
@@ -177,7 +177,7 @@ def paired(student) -> None:
     b = pandas.Series((0.5 * a + 0.2).tolist(), ids).sample(
         frac=1, random_state=secrets.randbits(31)
     )
-    more = pandas.concat([a, pandas.Series([5.0, 6.0], ["only a", "only a too"])])
+    more = pandas.concat([pandas.Series([5.0, 6.0], ["only a", "only a too"]), a])
     got = student(more, b)
     joint = more.index.intersection(b.index)
     first = len(b)
@@ -223,7 +223,7 @@ def paired_real(student, table) -> None:
         a, b = (mine[side] for side in pair.split("-"))
         got = student(a, b)
         _interval(got, (a - b).to_numpy(), {})
-        near = numpy.allclose(got, [wanted[k] for k in ("value", "low", "high")], atol=0.04)
+        near = numpy.allclose(got, [wanted[k] for k in ("value", "low", "high")], atol=0.07)  # one fact in 16
         said = f"{name}: expected {_shown(wanted)}, you have {_text(*got)}."
         expect(near, said)
     early, depth = (answers("s4")["paired"][f"athletes/new, reworded/{p}"] for p in _PAIRS)
