@@ -249,10 +249,10 @@ def real(worked: dict) -> list[tuple]:
     attacks, facts, sweep, fits = (worked[n] for n in ("attacks", "facts", "sweep", "fits"))
     found = [("why_failed", both, (attacks,)), ("worst", oracle, (attacks,))]
     found += [("paired", spread, (facts,)), ("step_or_line", seen, (sweep, fits))]
-    found += [("equivalent", m, ()) for m in (covers_zero, middle)]
+    found += [("equivalent", m, ()) for m in (covers_zero, one_end)]
     if "ends" in worked:  # results of the pipeline are there
         given = (worked["target"], worked["folders"])
-        found += [("halves", in_order, (worked["edited"],))]
+        found += [("halves", random__halves, (worked["edited"],))]
         found += [("recovery", m, (worked["ends"],)) for m in (no_prior, half_corrected)]
         found += [("attack", m, given) for m in (left_behind, zero)]
     return found
