@@ -25,7 +25,7 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
 	@$(TESTS) -m "not slow"
 
-test-all: env  ## the slow ones too: CounterFact through a small pipeline, and the book in a browser (ten minutes more)
+test-all: env  ## the slow ones too: CounterFact through a small pipeline, the course on the real model, the book in a browser
 	@python -m pip install --quiet --disable-pip-version-check -e ".[book,teachers]"
 	@$(TESTS)
 
@@ -57,7 +57,7 @@ course-lab: env  ## open a copy of the exercises, course/mine, with the results 
 	@PYTHONPATH=$(CURDIR)/$(CLASS):$(CURDIR) jupyter lab course/mine
 
 test-course: env  ## the tests of the course, on the real model too
-	@python -m pytest tests/test_course.py
+	@python -m pytest tests/test_course.py tests/test_course_s2.py
 
 book: env  ## make the site with all lessons, results and explorers: book/build/site/index.html
 	@python -c "import furo, latex2mathml, myst_nb" 2>/dev/null || python -m pip install --quiet --disable-pip-version-check -e ".[book]"

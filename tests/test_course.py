@@ -214,6 +214,7 @@ def test_no_typical_mistake_counts_as_many_known_facts_as_the_right_rule():
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_mistakes_are_recognized_on_the_real_model(worked):
     """The notebook itself has run from top to bottom before, its checks included."""
     session, names = worked
