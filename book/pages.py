@@ -373,6 +373,8 @@ def texts() -> None:
         name = path.relative_to(ROOT).as_posix()
         if path.suffix == ".md":
             write(name, linked(path))
+        elif path.suffix == ".png":
+            shutil.copyfile(path, SOURCE / name)
         elif path.suffix == ".ipynb":
             book = nbformat.read(path, 4)
             for cell in book.cells:
