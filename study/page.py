@@ -78,13 +78,16 @@ def sentences(table: pandas.DataFrame) -> list[str]:
     return found
 
 
+TITLES = {"cliff": "behind the lookup MLP, more old answers come back"}
+TITLES |= {"above": "with the MLP above the lookup instead, more old answers return"}
+
+
 def title(table: pandas.DataFrame) -> str:
     """What the figure shows, as far as it is decided."""
-    cliff = table[(table.question == "cliff") & (table.verdict == HIGHER)]
-    if len(cliff) == table.task.nunique():
-        return "Behind the lookup MLP, more old answers come back"
-    if len(cliff):
-        return f"{_plain(cliff.task.iloc[0])}: behind the lookup MLP, more old answers come back"
+    for question, text in TITLES.items():
+        tasks = table[(table.question == question) & (table.verdict == HIGHER)].task
+        if len(tasks):
+            return f"{' and '.join(map(_plain, tasks))}: {text}"
     return "What each account predicts, and what has been seen so far"
 
 
