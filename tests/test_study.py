@@ -156,6 +156,11 @@ def test_a_question_is_decided_at_a_look_or_waits(differences, verdict, folds):
     assert (found.verdict, found.folds) == (verdict, folds)
 
 
+def test_a_first_look_at_two_folds_decides_nothing_however_much_they_agree():
+    low, high = decide.interval(numpy.array([1.0, 1.0]), design.params()["looks"][0])
+    assert low < -1 and high > 1
+
+
 def test_later_folds_do_not_change_what_a_look_has_decided():
     early = [0.5, 0.45, 0.5, 0.55]
     assert decide.decide([*early, -5.0], LOOKS) == decide.decide(early, LOOKS)
