@@ -72,9 +72,24 @@ def sentences(table: pandas.DataFrame) -> list[str]:
     found = []
     for row in table[table.folds > 0].itertuples():
         against = [account for account in ACCOUNTS if refutes(row, account)]
-        tail = f"; against {' and '.join(against)}" if against else ""
+        named = "all four accounts" if len(against) == len(ACCOUNTS) else " and ".join(against)
+        tail = f"; against {named}" if against else ""
         text = decide.QUESTIONS[row.question].text
         found.append(f"- {_plain(row.task)}. {text}: {outcome(row)}{tail}.")
+    return found + [f"- {text}" for text in in_size(table)]
+
+
+def in_size(table: pandas.DataFrame) -> list[str]:
+    """For each task with decisions: which accounts' differences lie within all their intervals."""
+    found = []
+    decided = table[~table.verdict.isin(OPEN) & table.depth_predicts.notna()]
+    for task, rows in decided.groupby("task", sort=False):
+        within = [a for a in ACCOUNTS if rows[f"{a}_predicts"].between(rows.low, rows.high).all()]
+        named = (
+            f"only *{within[0]}* does" if len(within) == 1 else " and ".join(within) or "none does"
+        )
+        text = f"which account foresaw a size inside every interval ({len(rows)} decided): {named}"
+        found.append(f"{_plain(task)}, {text}.")
     return found
 
 
@@ -98,6 +113,7 @@ def _plain(task: str) -> str:
 def write(table: pandas.DataFrame) -> None:
     """Put the numbers between the marks of docs/STUDY.md and README.md."""
     _fill(PAGE, "decisions", decisions(table))
+    _fill(PAGE, "in size", "\n".join(f"- {text}" for text in in_size(table)))
     _fill(PAGE, "cells", done())
     _fill(paths.ROOT / "README.md", "study", "\n".join(sentences(table)))
 
