@@ -231,23 +231,6 @@ class Scaling(Experiment):
     sizes: Some[Annotated[int, Field(ge=2, multiple_of=2)]]
 
 
-class Plants(Experiment):
-    """Facts about invented subjects, planted in each set of `compare` and edited in each of them.
-
-    table: the subjects; facts: how many are planted, of which `edit` are edited later and half of
-    the others are kept, half tested; wordings: formats they are planted in beside the training
-    format; each attack of the battery is also run where nothing was ever planted.
-    """
-
-    table: Word
-    facts: int = Field(ge=8)
-    edit: int = Field(ge=4, multiple_of=2)
-    wordings: Distinct[Word]
-    lr: Positive
-    batch_retain: Count
-    max_steps: Count
-
-
 class AttackFormats(Block):
     """A format counts only where the unedited model reaches `gate` on retained facts, and of an
     edit only where the edited model keeps the share `keep` of that."""
@@ -323,7 +306,7 @@ class Settings(Block):
     weight_masks: WeightMasks
     sequential: Sequential
     scaling: Scaling
-    plants: Plants
+    plants: dict[str, Any]
     attacks: Attacks
     attack_formats: AttackFormats
     attack_relearn: Relearn

@@ -13,7 +13,7 @@ def parse(raw: dict) -> Settings:
     """Check a plain mapping; ValueError in one sentence names the parameter and the cure."""
     settings = checked(Settings, raw)
     _check_localizations(settings)
-    for name in ("engines", "plants", *EXPERIMENTS):
+    for name in ("engines", *EXPERIMENTS):
         for task in getattr(settings, name).tasks:
             settings.task(task)
     _check_names(settings)
@@ -62,7 +62,6 @@ def _check_names(settings: Settings) -> None:
         settings.localization(name)
     _check_sweep(settings)
     _check_trained("edit.try_on", settings.edit.try_on, settings)
-    _check_plants(settings)
     for where in EXPERIMENTS:
         block = getattr(settings, where)
         methods = {name: settings.localization(name).method for name in block.compare}
@@ -78,20 +77,6 @@ def _check_names(settings: Settings) -> None:
             )
         if where != "attacks":
             _check_trained(f"{where}.compare", block.compare, settings)
-
-
-def _check_plants(settings: Settings) -> None:
-    plants = settings.plants
-    for name in plants.compare:
-        settings.localization(name)
-    _check_trained("plants.compare", plants.compare, settings)
-    if plants.tasks and len(plants.compare) < 2:
-        raise ValueError("`plants.compare` needs two places at least: name another localization")
-    if plants.edit > plants.facts - 4:
-        raise ValueError(
-            f"plants.edit is {plants.edit} of {plants.facts} planted facts: leave at least 4 that "
-            "are kept and tested"
-        )
 
 
 def _check_sweep(settings: Settings) -> None:

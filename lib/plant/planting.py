@@ -17,11 +17,13 @@ from dataclasses import replace
 
 import pandas
 import torch
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from lib import paths
 from lib.attacks.target import Target
-from lib.config.blocks import Edit, Settings, Statistics
+from lib.config.blocks import Edit, Experiment, Settings, Statistics
+from lib.config.errors import Count, Distinct, Positive, Word, checked
 from lib.edit.losses import Sampler, Step, make_step, mean, term_nll
 from lib.facts import build
 from lib.facts.formats import Catalogue, encode
@@ -39,13 +41,51 @@ from lib.stats import summarise
 WHOLE, NOWHERE = "whole set", "nowhere"
 
 
+class Plants(Experiment):
+    """Facts about invented subjects, planted in each set of `compare` and edited in each of them.
+
+    table: the subjects; facts: how many are planted, of which `edit` are edited later and half of
+    the others are kept, half tested; wordings: formats they are planted in beside the training
+    format.
+    """
+
+    table: Word
+    facts: int = Field(ge=8)
+    edit: int = Field(ge=4, multiple_of=2)
+    wordings: Distinct[Word]
+    lr: Positive
+    batch_retain: Count
+    max_steps: Count
+
+    @staticmethod
+    def of(settings: Settings) -> Plants:
+        """The block `plants` of params.yaml; ValueError in one sentence for what it has wrong."""
+        found = checked(Plants, settings.plants, "plants")
+        for task in found.tasks:
+            settings.task(task)
+        methods = {name: settings.localization(name).method for name in found.compare}
+        if found.tasks and len(methods) < 2:
+            raise ValueError("plants.compare needs two places at least: name another localization")
+        for name in (n for n, method in methods.items() if method == "rome"):
+            raise ValueError(
+                f"plants.compare lists '{name}', which is not trained: delete it there"
+            )
+        if found.edit > found.facts - 4:
+            raise ValueError(
+                f"plants.edit is {found.edit} of {found.facts} planted facts: leave at least 4 "
+                "that are kept and tested"
+            )
+        return found
+
+
 def table_of(settings: Settings, task: str) -> pandas.DataFrame:
     """The subjects to plant, of `plants.table`: columns relation, subject, label; errors as of
     `load_table`, and ValueError where it has fewer than `plants.facts`."""
-    about, number = settings.task(task), settings.plants.facts
+    ours = Plants.of(settings)
+    about, number = settings.task(task), ours.facts
     labels = {relation: forms.labels for relation, forms in catalogue(about).sets.items()}
     columns = about.subject_column, about.label_column, None
-    path = paths.ROOT / settings.plants.table
+    path = paths.ROOT / ours.table
     table = load_table(path, *columns, labels, None, about.relation_column)
     if len(table) < number:
         raise ValueError(
@@ -57,7 +97,7 @@ def table_of(settings: Settings, task: str) -> pandas.DataFrame:
 
 def settings_of(settings: Settings) -> Edit:
     """How plants are trained: like edits, but for what the block `plants` says."""
-    ours = settings.plants
+    ours = Plants.of(settings)
     how = settings.edit.run(ours.lr, 1.0)
     return how.but(batch_retain=ours.batch_retain, max_steps=ours.max_steps)
 
@@ -201,7 +241,8 @@ def patched(
 
 def _best(model, final: torch.Tensor, cases: Cases) -> torch.Tensor:
     """Is the true answer more probable than every other one? (n_facts,)"""
-    each = [logit_differences(model, final, cases.targets, c[:, None]) for c in cases.contrasts.T]
+    others = cases.contrasts.split(1, dim=1)
+    each = [logit_differences(model, final, cases.targets, c.contiguous()) for c in others]
     return torch.stack(each).min(0).values > 0
 
 
