@@ -173,7 +173,7 @@ def test_every_method_scores_every_mlp(planted, facts, settings):
         ({"compare": ["mlp-window-0"]}, ("two places",)),
         ({"compare": ["mlp-window-0", "rome-lookup"]}, ("rome-lookup", "not trained")),
         ({"compare": ["mlp-window-0", "nowhere"]}, ("nowhere",)),
-        ({"edit": 62}, ("62 of 64", "leave at least 4")),
+        ({"edit": 38}, ("38 of 40", "leave at least 4")),
         ({"tasks": ["birds"]}, ("birds",)),
         ({"table": 3}, ("plants.table",)),
         ({"fact": 3}, ("fact",)),
