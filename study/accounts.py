@@ -6,7 +6,7 @@ account calls a set robust and 1 where it does not.
 
 from __future__ import annotations
 
-from study.design import measures
+from study.design import layers_of, measures, split_name
 
 ACCOUNTS = {
     "depth": "robustness fades with the mean depth of what is trained",
@@ -16,9 +16,12 @@ ACCOUNTS = {
 }
 
 
-def predictor(account: str, task: str, layers: tuple[int, ...]) -> float:
-    """x of one account for one set of MLPs, from 0 (robust) to 1; ValueError for another name."""
-    found = measures(task, layers)
+def predictor(
+    account: str, task: str, layers: tuple[int, ...], planted: tuple[int, ...] = ()
+) -> float:
+    """x of one account for one set of MLPs, from 0 (robust) to 1, the facts being where they are by
+    nature, or planted; ValueError for another name."""
+    found = measures(task, layers, planted)
     if account == "depth":
         return found.depth
     if account == "extraction":
@@ -30,6 +33,12 @@ def predictor(account: str, task: str, layers: tuple[int, ...]) -> float:
     raise ValueError(f"unknown account '{account}': use one of {', '.join(ACCOUNTS)}")
 
 
-def predicted(account: str, task: str, layers: tuple[int, ...], low: float, high: float) -> float:
-    """Share of old answers that come back."""
-    return low + (high - low) * predictor(account, task, layers)
+def predicted(account: str, task: str, cell: str, low: float, high: float) -> float:
+    """Share of old answers that come back in a cell; not a number where the set is not one of whole
+    MLPs."""
+    planted, edited = split_name(cell)
+    layers = layers_of(edited)
+    if layers is None:
+        return float("nan")
+    where = layers_of(planted) if planted else ()
+    return low + (high - low) * predictor(account, task, layers, where)

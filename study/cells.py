@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,15 +193,29 @@ def adapted(target: Target, place: Localization, trainer: Edit | None, settings:
     return {"edits": edits, "asked": pandas.concat(asked), "relearned": pandas.concat(ends)}
 
 
-def fill(path: Path, names: list[str], make_one: Callable[[str], dict], what: str) -> None:
-    """Make the cells that a file lacks, one line after the other; a bar says what is done and how
-    long the rest takes."""
+def fill(
+    path: Path, names: list[str], make: Callable[[list[str]], Iterable[dict]], what: str
+) -> None:
+    """Make the lines that a file lacks, one after the other; a bar says what is done and how long
+    the rest takes. make: gives the lines of some names, in their order."""
     there = {made["cell"] for made in read(path)}
     missing = [name for name in names if name not in there]
-    bar = tqdm(missing, desc=what, initial=len(there), total=len(there) + len(missing))
+    made = iter(make(missing))
+    bar = tqdm(missing, desc=what, initial=len(names) - len(missing), total=len(names))
     for name in bar:
         bar.set_postfix_str(name)
-        append(path, make_one(name))
+        append(path, next(made))
+
+
+def start(task: str, number: int) -> tuple[Settings, Store, Target, dict, list[str]]:
+    """(settings, store, the unedited model with fold `number`, pair of edit settings, formats)."""
+    seed_everything(number)
+    settings, store = settings_of(), Store("data")
+    target, pair = (
+        target_of(store, task, number, settings),
+        store.load_json("settings/pair", task, 0),
+    )
+    return settings, store, target, pair, design.params()["tasks"][task]["formats"]
 
 
 def run(experiment: str, task: str, number: int) -> None:
@@ -210,22 +224,16 @@ def run(experiment: str, task: str, number: int) -> None:
     if {made["cell"] for made in read(path)} >= set(names):
         print(f"{path.relative_to(ROWS)}: all {len(names)} cells are there")
         return
-    seed_everything(number)
-    settings, store = settings_of(), Store("data")
-    target, pair = (
-        target_of(store, task, number, settings),
-        store.load_json("settings/pair", task, 0),
-    )
-    formats = design.params()["tasks"][task]["formats"]
+    settings, _, target, pair, formats = start(task, number)
     how = {"threads": torch.get_num_threads(), "pair": pair, "model": settings.model.model_dump()}
-
     adapts = experiment == design.ATTACKER
-
-    def make_one(name: str) -> dict:
-        return make(name, target, settings, pair, formats, adapts) | {"made_with": how}
-
     check(path, target.split.forget, how)
-    fill(path, names, make_one, f"{experiment}, {task}, fold {number}")
+
+    def lines(missing: list[str]) -> Iterator[dict]:
+        for name in missing:
+            yield make(name, target, settings, pair, formats, adapts) | {"made_with": how}
+
+    fill(path, names, lines, f"{experiment}, {task}, fold {number}")
 
 
 def check(path: Path, forget: tuple[str, ...], how: dict) -> None:
@@ -248,7 +256,12 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             f"usage: python -m study.cells {'|'.join(design.EXPERIMENTS)} {tasks} FOLD"
         )
-    run(arguments[0], arguments[1], int(arguments[2]))
+    if arguments[0].startswith(design.PLANTED):
+        from study import planted  # it needs this module
+
+        planted.run(arguments[0], arguments[1], int(arguments[2]))
+    else:
+        run(arguments[0], arguments[1], int(arguments[2]))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,22 @@ def _pairs(place: str):
     return sides
 
 
+def _beside(which: Callable[[int, int], bool]):
+    """The same window edited on both sides, the facts planted in another window or in it."""
+
+    def sides(task: str, number: int):
+        windows = design.params()[design.PLANTED]["windows"]
+        pairs = [
+            (f"{windows[other]}>{windows[at]}", f"{windows[at]}>{windows[at]}")
+            for at in range(len(windows))
+            for other in range(len(windows))
+            if which(at, other)
+        ]
+        return tuple(map(list, zip(*pairs)))
+
+    return sides
+
+
 def _drawn(name: str) -> list[str]:
     return [f"{name}:{i}" for i in range(design.params()["draws"])]
 
@@ -127,12 +143,28 @@ QUESTIONS = {
         design.NINE,
         lambda task, _: (["causal-tracing", "attribution-patching"], ["fact-lookup"]),
     ),
+    "moved": Question(
+        "A window edited where facts were planted before it, against facts planted in it",
+        design.PLANTED,
+        _beside(lambda at, other: other < at),
+    ),
+    "ahead": Question(
+        "A window edited where facts were planted behind it, against facts planted in it",
+        design.PLANTED,
+        _beside(lambda at, other: other > at),
+    ),
     "adapted": Question(
         "The same as `cliff` under an attacker who adapts",
         design.ATTACKER,
         _around_the_lookup,
     ),
 }
+
+
+def of_task(task: str) -> list[str]:
+    """Names of the questions that a task is asked."""
+    planted = task == design.params()[design.PLANTED]["task"]
+    return [n for n, q in QUESTIONS.items() if planted or q.experiment != design.PLANTED]
 
 
 def differences(
@@ -143,8 +175,9 @@ def differences(
     Cells that missed the strength are left out (and a pair with them); gated: so are cells of
     which an attack failed its gates. A fold in which a side has no cell left gives no difference.
     """
-    found, adapts = {}, QUESTIONS[question].experiment == design.ATTACKER
-    table = table[(table.experiment == design.ATTACKER) == adapts]
+    found, kind = {}, QUESTIONS[question].experiment
+    apart = (design.ATTACKER, design.PLANTED)  # others share their cells
+    table = table[table.experiment == kind if kind in apart else ~table.experiment.isin(apart)]
     for number in design.folds(task):
         a, b = QUESTIONS[question].sides(task, number)
         mine = table[table.fold == number].drop_duplicates("cell").set_index("cell")
@@ -179,11 +212,11 @@ def answer(question: str, task: str, table: pandas.DataFrame) -> dict:
 
 
 def looks_of(question: str, task: str) -> list[int]:
-    """After how many folds a question is looked at; the adapting attacker has three in all, looked
-    at once."""
-    if QUESTIONS[question].experiment != design.ATTACKER:
-        return design.looks(task)
-    return [design.params()["attacker"]["folds"]]
+    """After how many folds a question is looked at; the adapting attacker, and planted facts with
+    their seeds, have three in all, looked at once."""
+    once = {design.ATTACKER: "folds", design.PLANTED: "seeds"}
+    kind = QUESTIONS[question].experiment
+    return [design.params()[kind][once[kind]]] if kind in once else design.looks(task)
 
 
 def expected(question: str, task: str, account: str) -> float:
@@ -193,12 +226,9 @@ def expected(question: str, task: str, account: str) -> float:
     found = []
     for number in design.folds(task):
         sides = QUESTIONS[question].sides(task, number)
-        layers = [[design.layers_of(name) for name in side] for side in sides]
-        if None in (*layers[0], *layers[1]):
-            return float("nan")
         means = [
             numpy.mean([predicted(account, task, x, ends["low"], ends["high"]) for x in side])
-            for side in layers
+            for side in sides
         ]
         found.append(means[0] - means[1])
     return float(numpy.mean(found))

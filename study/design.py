@@ -20,6 +20,9 @@ CLIFF, PAIRS, LAYERS, SETS, NINE = SHARED = ("cliff", "pairs", "layers", "sets",
 ATTACKER = "attacker"  # the same edits under another attack
 EXPERIMENTS = (*SHARED, ATTACKER)
 UNEDITED = "unedited"
+PLANTED, NOWHERE = "planted", "nowhere"  # experiment 8; its place where nothing was planted
+VERIFIED, LOCATED = "verified", "located"  # its lines about a plant itself
+SINGLES = "singles"
 
 
 @cache
@@ -45,10 +48,13 @@ class Measures:
     first: float
 
 
-def measures(task: str, layers: tuple[int, ...]) -> Measures:
-    """`Measures` of a set of MLPs; lookup and upstream from facts that are in no fold."""
+def measures(task: str, layers: tuple[int, ...], planted: tuple[int, ...] = ()) -> Measures:
+    """`Measures` of a set of MLPs; lookup and upstream from facts that are in no fold, or where
+    facts were planted, with equal shares of the planted layers."""
     about, last = params()["tasks"][task], params()["n_layers"] - 1
     shares = about["lookup"]
+    if planted:
+        shares = [(layer in planted) / len(planted) for layer in range(last + 1)]
     return Measures(
         sum(layers) / len(layers) / last,
         sum(layer < about["extraction"] for layer in layers) / len(layers),
@@ -109,6 +115,12 @@ def looks(task: str) -> list[int]:
 def mlps(*layers: int) -> str:
     """The name of a set of whole MLPs."""
     return "mlp-" + "-".join(map(str, sorted(layers)))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(where planted, or nothing; where edited) of a cell `PLANTED>EDITED` or `EDITED`."""
+    planted, _, edited = name.rpartition(">")
+    return planted, edited
 
 
 def layers_of(name: str) -> tuple[int, ...] | None:
@@ -203,10 +215,38 @@ def sets(experiment: str, task: str, number: int) -> list[str]:
     if experiment == SETS:
         count = params()["tasks"][task]["folds"]
         return [mlps(*layers) for layers in spread(task)[number - 1 :: count]]
+    if experiment.startswith(PLANTED):
+        return planted(experiment, task, number)
     if experiment == ATTACKER:
         about = params()["attacker"]
         return about["sets"] if number <= about["folds"] else []
     raise ValueError(f"unknown experiment '{experiment}': use one of {', '.join(EXPERIMENTS)}")
+
+
+def plants(edited: str) -> list[str]:
+    """Experiments of planted facts: one a place, and one where nothing was planted; edited: in the
+    windows, or in the singles of study/params.yaml."""
+    about = params()[PLANTED]
+    first = f"{PLANTED}-{SINGLES}-" if edited == SINGLES else f"{PLANTED}-"
+    return [first + place for place in (NOWHERE, *about["windows"], *about["others"])]
+
+
+def place_of(experiment: str) -> str:
+    """Where the facts of an experiment of `plants` are planted."""
+    return experiment.removeprefix(f"{PLANTED}-").removeprefix(f"{SINGLES}-")
+
+
+def planted(experiment: str, task: str, seed: int) -> list[str]:
+    """What is made of facts planted in a place: two lines about the plant (see `study.planted`) and
+    edits in every window, or edits in single MLPs. Windows have all seeds, other places the first;
+    other tasks have none."""
+    about, place = params()[PLANTED], place_of(experiment)
+    if seed > (1 if place in about["others"] else about["seeds"]) or task != about["task"]:
+        return []
+    if SINGLES in experiment:
+        return [f"{place}>{name}" for name in about[SINGLES]]
+    first = [VERIFIED] if place == NOWHERE else [VERIFIED, LOCATED]
+    return first + [f"{place}>{name}" for name in about["windows"]]
 
 
 def todo(experiment: str, task: str, number: int) -> list[str]:

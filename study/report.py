@@ -11,7 +11,7 @@ from lib import config, paths
 from lib.figures import style
 from lib.measure.formats import Formats
 from lib.store import Store
-from study import decide, design, figure, page, tables
+from study import decide, design, figure, page, planted, tables
 from study.accounts import ACCOUNTS
 
 OUT, FIGURES = design.HERE / "tables", paths.FIGURES / "study"
@@ -21,7 +21,7 @@ def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     """{name: table} of one task: every cell, decisions beside what each account predicts, and where
     there are cells for it, the models of the profile and the regression."""
     rows = []
-    for question in decide.QUESTIONS:
+    for question in decide.of_task(task):
         said = {f"{a}_predicts": decide.expected(question, task, a) for a in ACCOUNTS}
         rows.append(decide.answer(question, task, table) | said)
     found = {"cells": table.assign(task=task), "decisions": pandas.DataFrame(rows)}
@@ -45,6 +45,9 @@ def main() -> None:
     for task in design.params()["tasks"]:
         catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
         table = tables.load(task, settings, catalogue)
+        if task == design.params()[design.PLANTED]["task"]:
+            parts = [t for t in (table, planted.table(task, settings, catalogue)) if len(t)]
+            table = pandas.concat(parts, ignore_index=True) if parts else table
         if len(table):
             loaded[task] = table
             for name, found in of_task(task, table).items():

@@ -27,6 +27,7 @@ from study import cells, decide, design, tables
 
 # First what tells the accounts apart with the fewest cells; of these, one task after the other.
 ORDER = ((design.CLIFF, design.PAIRS), (*design.SHARED[2:], design.ATTACKER))
+OTHERS = design.params()[design.PLANTED]["others"]
 GIB = 5  # memory that one process takes
 
 Part = tuple[str, str, int]  # experiment, task, fold
@@ -45,10 +46,22 @@ def looks() -> Iterator[list[Part]]:
     settings, store = config.load(), Store("data")
     numbers = range(len(design.params()["looks"]))
     for group, task, look in product(ORDER, design.params()["tasks"], numbers):
+        if group == ORDER[1] and (task, look) == (next(iter(design.params()["tasks"])), 0):
+            yield from planted()
         catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
         table, folds = tables.load(task, settings, catalogue), design.looks(task)[look]
         open_ones = [name for name in group if open_questions(name, task, table)]
         every = [(name, task, fold) for name in open_ones for fold in range(1, folds + 1)]
+        if wanted := [part for part in every if missing(*part)]:
+            yield wanted
+
+
+def planted() -> Iterator[list[Part]]:
+    """Experiment 8, edits in windows first, seed by seed."""
+    about = design.params()[design.PLANTED]
+    seeds = range(1, about["seeds"] + 1)
+    for edited, seed in product(("windows", design.SINGLES), seeds):
+        every = [(name, about["task"], seed) for name in design.plants(edited)]
         if wanted := [part for part in every if missing(*part)]:
             yield wanted
 
@@ -84,7 +97,9 @@ def _stage(part: Part, end: float) -> None:
     experiment, task, fold = part
     command = ["dvc", "--wait-for-lock", "repro", "--quiet", "--single-item"]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    stage = f"{task}@{experiment}-{fold}"
+    kind = "planted" if experiment.startswith(design.PLANTED) else task
+    kind = "planted-others" if design.place_of(experiment) in OTHERS else kind
+    stage = f"{kind}@{experiment}-{fold}"
     subprocess.run([*command, stage], cwd=design.HERE, env=alone, check=True)
 
 

@@ -20,15 +20,15 @@ def cells(task: str, account: str, experiments, rng: numpy.random.Generator) -> 
     rows = []
     for number in design.folds(task):
         shift = rng.normal(0, how["fold"])
-        for experiment in experiments:
+        for experiment in (*experiments, *design.plants("windows")):
+            kind = design.PLANTED if experiment.startswith(design.PLANTED) else experiment
             for name in design.sets(experiment, task, number):
-                layers = design.layers_of(name)
-                if layers is None:
+                mean = predicted(account, task, name, how["low"], how["high"])
+                if numpy.isnan(mean):
                     continue
-                mean = predicted(account, task, layers, how["low"], how["high"])
                 mean = numpy.clip(mean + shift + rng.normal(0, how["cell"]), 0, 1)
                 value = rng.binomial(size, mean) / size
-                rows.append((experiment, number, name, True, True, value, 1.0))
+                rows.append((kind, number, name, True, True, value, 1.0))
     columns = ["experiment", "fold", "cell", "reached", "gates", decide.PRIMARY, "kept"]
     return pandas.DataFrame(rows, columns=columns)
 
@@ -42,7 +42,7 @@ def power(runs: int = 200) -> pandas.DataFrame:
     every = [(task, account) for task in design.params()["tasks"] for account in ACCOUNTS]
     for task, account in tqdm(every, desc="simulating"):
         made = [cells(task, account, design.EXPERIMENTS, rng) for _ in range(runs)]
-        for question in decide.QUESTIONS:
+        for question in decide.of_task(task):
             value = decide.expected(question, task, account)
             if numpy.isnan(value):
                 continue

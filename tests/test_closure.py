@@ -154,7 +154,7 @@ def test_drawing_needs_no_torch_and_computing_no_matplotlib(before):
 def test_a_function_changes_what_reaches_it(project, before):
     rome = project / "lib/edit/rome.py"
     rome.write_text(rome.read_text().replace("1e-6 *", "2e-6 *"))
-    assert changed(before, generated(project)) == {"20_edit", "24_sweep"}
+    assert changed(before, generated(project)) == {"20_edit", "24_sweep", "62_edit_planted"}
 
 
 def test_defaults_count_where_their_block_is_read(before):

@@ -29,13 +29,15 @@ from study import (
     decide,
     design,
     page,
+    planted,
     reproduced,
     simulate,
     tables,
 )
 
 TASKS = [*design.params()["tasks"]]
-SPORTS, LOOKS = TASKS[0], [2, 4, 5]
+SPORTS, WORLD = TASKS
+LOOKS = [2, 4, 5]
 
 
 # Folds
@@ -126,7 +128,7 @@ def test_only_upstream_calls_the_layer_below_the_lookup_robust():
     found = {a: accounts.predictor(a, SPORTS, below) for a in accounts.ACCOUNTS}
     assert found["upstream"] < 0.1 < found["depth"] and found["lookup"] > 0.9
     assert accounts.predictor("upstream", SPORTS, above) > 0.8
-    assert accounts.predicted("upstream", SPORTS, below, 0.2, 0.7) == pytest.approx(
+    assert accounts.predicted("upstream", SPORTS, design.mlps(*below), 0.2, 0.7) == pytest.approx(
         0.2 + 0.5 * found["upstream"]
     )
 
@@ -322,17 +324,18 @@ def test_letters_say_what_was_answered():
 def test_an_interrupted_file_goes_on_and_a_cut_line_is_made_again(tmp_path):
     path, asked = tmp_path / "e" / "t" / "1.jsonl", []
 
-    def make_one(name: str) -> dict:
-        if name == "c" and len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(name)
-        return {"cell": name}
+    def make(names: list[str]):
+        for name in names:
+            if name == "c" and len(asked) == 2:
+                raise KeyboardInterrupt
+            asked.append(name)
+            yield {"cell": name}
 
     with pytest.raises(KeyboardInterrupt):
-        cells.fill(path, ["a", "b", "c"], make_one, "test")
+        cells.fill(path, ["a", "b", "c"], make, "test")
     path.write_text(path.read_text()[:-5])
     asked.append("interrupted")
-    cells.fill(path, ["a", "b", "c"], make_one, "test")
+    cells.fill(path, ["a", "b", "c"], make, "test")
     assert asked == ["a", "b", "interrupted", "b", "c"]
     assert [line["cell"] for line in cells.read(path)] == ["a", "b", "c"]
 
@@ -560,3 +563,87 @@ def test_the_variants_of_the_plan_are_sound(settings):
     assert list(every)[0] == "default" and attacker.EDITED in every
     assert all(how.enough is None for how in every.values())
     assert set(design.params()["attacker"]["sets"]) >= {"mlp-3", "mlp-4"}
+
+
+# Planted facts
+
+
+def test_planted_cells_name_where_the_facts_are_and_where_they_are_edited():
+    names = design.sets("planted-mlp-0-1-2-3", SPORTS, 1)
+    assert names[:2] == [design.VERIFIED, design.LOCATED] and len(names) == 6
+    assert design.split_name(names[2]) == ("mlp-0-1-2-3", "mlp-0-1-2-3")
+    assert design.split_name("mlp-4") == ("", "mlp-4")
+    assert design.sets("planted-singles-mlp-9", SPORTS, 1)[0] == "mlp-9>mlp-1"
+    assert design.sets("planted-singles-mlp-9", SPORTS, 2) == []
+    assert design.sets("planted-nowhere", SPORTS, 3)[0] == design.VERIFIED
+    assert design.sets("planted-nowhere", WORLD, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "moved", "ahead"),
+    [
+        ("depth", ALIKE, ALIKE),
+        ("extraction", ALIKE, ALIKE),
+        ("lookup", HIGHER, HIGHER),
+        ("upstream", HIGHER, ALIKE),
+    ],
+)
+def test_accounts_foresee_what_the_plan_says_of_planted_facts(account, moved, ahead):
+    assert decide.foreseen(account, "moved", SPORTS) == moved
+    assert decide.foreseen(account, "ahead", SPORTS) == ahead
+
+
+def test_planted_questions_compare_the_same_window_edited():
+    behind, at = decide.QUESTIONS["moved"].sides(SPORTS, 1)
+    assert len(behind) == len(at) == 6
+    for one, other in zip(behind, at):
+        where, edited = design.split_name(one)
+        assert design.split_name(other) == (edited, edited)
+        assert max(design.layers_of(where)) < min(design.layers_of(edited))
+    assert "moved" not in decide.of_task(WORLD) and "moved" in decide.of_task(SPORTS)
+
+
+@pytest.fixture
+def verified() -> dict:
+    windows = design.params()["planted"]["windows"]
+    return {
+        "place": windows[1],
+        "seed": 1,
+        "cell": design.VERIFIED,
+        "known": {"training": 1.0, "question": 1.0, "league": 1.0, "profile": 0.9, "sentence": 0.6},
+        "retained": dict.fromkeys(["training", "question"], 1.0),
+        "patched": dict.fromkeys(windows, 0.95) | {windows[1]: 0.35},
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sound"),
+    [
+        ({}, True),
+        ({"known": {"training": 1.0, "question": 1.0, "profile": 0.5}}, False),
+        ({"patched": {"mlp-0-1-2-3": 0.95, "mlp-4-5-6-7": 0.6}}, False),
+        ({"patched": {"mlp-0-1-2-3": 0.7, "mlp-4-5-6-7": 0.3}}, False),
+    ],
+)
+def test_a_plant_counts_if_it_is_known_and_lives_in_its_place(verified, spoil, sound):
+    assert planted.sound(verified | spoil) is sound
+
+
+def test_a_window_that_holds_part_of_a_plant_may_take_it_away(verified):
+    place = "mlp-1-5-9-13"
+    parts = dict.fromkeys(design.params()["planted"]["windows"], 0.5) | {place: 0.3}
+    assert planted.sound(verified | {"place": place, "patched": parts})
+
+
+def test_cells_of_a_plant_that_is_not_sound_leave_the_decisions(
+    verified, line, settings, short_catalogue, tmp_path
+):
+    bad = verified | {"known": {"training": 1.0, "profile": 0.1}}
+    for seed, first in ((1, verified), (2, bad)):
+        path = cells.path_of(f"planted-{verified['place']}", SPORTS, seed, tmp_path)
+        first = {k: v for k, v in first.items() if k not in ("place", "seed")}
+        cells.append(path, first | {"retained": line["retained"]})
+        kept = {k: v for k, v in line.items() if k not in ("experiment", "fold")}
+        cells.append(path, kept | {"cell": f"{verified['place']}>mlp-1"})
+    found = planted.table(SPORTS, settings, short_catalogue, tmp_path)
+    assert list(found.reached) == [True, False] and set(found.experiment) == {design.PLANTED}

@@ -306,6 +306,7 @@ class Settings(Block):
     weight_masks: WeightMasks
     sequential: Sequential
     scaling: Scaling
+    plants: dict[str, Any]
     attacks: Attacks
     attack_formats: AttackFormats
     attack_relearn: Relearn

@@ -1,0 +1,181 @@
+"""Experiment 8: facts planted in known MLPs, found or not, edited there and elsewhere.
+
+One file of rows a place and seed, `rows/planted-PLACE/TASK/SEED.jsonl`: a line that verifies the
+plant, one with the scores of the localization methods, then the cells, named `PLACE>EDITED`; edits
+in single MLPs are in `rows/planted-singles-PLACE`. The planted
+weights stay in study/plants (not in git), so that an interrupted run goes on without planting anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pandas
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib.attacks import cell
+from lib.attacks.target import Target
+from lib.config.blocks import Settings
+from lib.facts.records import FactRecord
+from lib.measure.formats import Formats
+from lib.model.components import Component, Localization
+from lib.model.weights import kept, put, trainable
+from lib.plant import locating, planting
+from study import cells, design, tables
+
+KEPT = design.HERE / "plants"
+
+
+def place_of(name: str) -> Localization:
+    """A set of whole MLPs named by its layers."""
+    layers = design.layers_of(name)
+    return Localization(name, tuple(Component("mlp", layer) for layer in layers), 0, 0)
+
+
+def facts_of(target: Target, settings: Settings, seed: int) -> list[FactRecord]:
+    """The facts to plant: labels and new answers depend on the seed, the names do not."""
+    about = design.params()[design.PLANTED]
+    blocks = settings.plants | {"facts": about["facts"], "edit": design.params()["size"]}
+    table = planting.table_of(settings.model_copy(update={"plants": blocks}), target.task)
+    return planting.records(target, table, seed)
+
+
+@contextmanager
+def planted(
+    target: Target, place: str, facts: list[FactRecord], settings: Settings, seed: int
+) -> Iterator[tuple[dict, pandas.DataFrame | None]]:
+    """Inside, the facts are planted; gives the weights before, and the log of planting (None where
+    the plant was made earlier). Nothing is planted NOWHERE."""
+    if place == design.NOWHERE:
+        yield {}, None
+        return
+    about = design.params()[design.PLANTED]
+    file, model, log = KEPT / f"{place}-{seed}.safetensors", target.loaded.model, None
+    weights = trainable(model, place_of(place))
+    with kept(weights) as old:
+        if file.exists():
+            put(weights, load_file(file))
+        else:
+            how = planting.settings_of(settings).but(**about["train"])
+            log = planting.plant(target, place_of(place), facts, about["wordings"], how)
+            KEPT.mkdir(exist_ok=True)
+            new = file.with_suffix(".new")  # a kill while writing leaves no half plant
+            save_file({n: p.detach().contiguous() for n, p in weights.items()}, new)
+            new.replace(file)
+        yield old, log
+
+
+def make(
+    names: list[str], target: Target, settings: Settings, pair: dict, formats: list[str], place: str
+) -> Iterator[dict]:
+    """The lines `names` of one place, one after the other, under one plant; target.seed is the
+    seed."""
+    facts, seed = facts_of(target, settings, target.seed), target.seed
+    aimed = planting.planted_target(target, facts, design.params()["size"])
+    only, run = target.formats.only(formats), settings.edit.run(pair["lr"], pair["weight_edit"])
+    with planted(target, place, facts, settings, seed) as (old, log):
+        for name in names:
+            if name == design.VERIFIED:
+                yield verified(target, aimed, place, facts, old, log, only)
+            elif name == design.LOCATED:
+                yield located(target, place, facts, settings, seed)
+            else:
+                edited = place_of(design.split_name(name)[1])
+                made = cell.measure(aimed, edited, run, settings, only, swapped=True)
+                yield cells.line(name, edited, made)
+
+
+def verified(target, aimed, place, facts, old, log, only) -> dict:
+    """How often planted facts are answered, by format; what is left with old weights back and with
+    outputs taken away; accuracy on the facts that edits are to keep."""
+    counted = Formats.load(target.store.find("unedited", target.task, 0))
+    asked = planting.known(target, facts, counted.catalogue.only(counted.counted))
+    made = {"cell": design.VERIFIED, "known": _as_dict(asked, "format")}
+    asked = pandas.concat(aimed.read(form=n, roles=("retain_test",)) for n in only.kinds)
+    right = (asked.answer == asked.true).groupby(asked.format, sort=False).mean()
+    made["retained"] = right.round(4).to_dict()
+    if place != design.NOWHERE:
+        windows = {n: design.layers_of(n) for n in design.params()[design.PLANTED]["windows"]}
+        windows |= {place: design.layers_of(place)}
+        back = planting.restored(target, place_of(place), facts, old)
+        gone = planting.patched(target, facts, old, windows)
+        made |= {"restored": _as_dict(back, "restored"), "patched": _as_dict(gone, "patched")}
+        made["steps"] = len(log) if log is not None else None
+    return made
+
+
+def _as_dict(rows: pandas.DataFrame, key: str) -> dict:
+    return rows.set_index(key).right.round(4).to_dict()
+
+
+def located(target: Target, place: str, facts: list[FactRecord], settings: Settings, seed: int):
+    """Every method's score of every MLP, on planted facts that no edit touches."""
+    others = facts[design.params()["size"] :]
+    rows = locating.mlp_scores(target, others, settings, seed)
+    wide = rows.pivot(index="method", columns="layer", values="score").round(5)
+    return {"cell": design.LOCATED, "scores": {m: list(s) for m, s in wide.iterrows()}}
+
+
+def run(experiment: str, task: str, seed: int) -> None:
+    """Make every line of a place and seed that is not there yet."""
+    path, names = cells.path_of(experiment, task, seed), design.todo(experiment, task, seed)
+    if {made["cell"] for made in cells.read(path)} >= set(names):
+        print(f"{experiment} {seed}: all {len(names)} lines are there")
+        return
+    settings, _, target, pair, formats = cells.start(task, seed)
+    place, target = design.place_of(experiment), replace(target, seed=seed)
+    how = {"threads": torch.get_num_threads(), "pair": pair, "model": settings.model.model_dump()}
+
+    def some(missing: list[str]) -> Iterator[dict]:
+        for made in make(missing, target, settings, pair, formats, place):
+            yield made | {"made_with": how}
+
+    cells.fill(path, names, some, f"{experiment}, seed {seed}")
+
+
+# What the rows say
+
+
+def lines(task: str, rows: Path = cells.ROWS) -> pandas.DataFrame:
+    """Every line of planted facts: columns place, seed, and what the line holds."""
+    found, seeds = [], range(1, design.params()[design.PLANTED]["seeds"] + 1)
+    every = design.plants("windows") + design.plants(design.SINGLES)
+    for experiment, seed in product(every, seeds):
+        key = {"place": design.place_of(experiment), "seed": seed}
+        made = cells.read(cells.path_of(experiment, task, seed, rows))
+        found += [key | line for line in made]
+    return pandas.DataFrame(found, columns=None if found else ["place", "seed", "cell"])
+
+
+def sound(made: dict) -> bool:
+    """Is a plant known in formats that were not trained, gone without its own outputs, and left
+    without those of windows that hold none of it?"""
+    about = design.params()[design.PLANTED]
+    untrained = [v for n, v in made["known"].items() if n not in ("training", *about["wordings"])]
+    own = {*design.layers_of(made["place"])}
+    others = [v for n, v in made["patched"].items() if not own & {*design.layers_of(n)}]
+    known = sum(untrained) / len(untrained) >= about["known"]
+    gone = made["patched"][made["place"]] < about["gone"]
+    return known and gone and all(value >= about["left"] for value in others)
+
+
+def table(task: str, settings: Settings, catalogue, rows: Path = cells.ROWS) -> pandas.DataFrame:
+    """Every cell as `tables.load` gives them, experiment `planted`, fold the seed; cells of a plant
+    that is not sound count as not reached."""
+    every = lines(task, rows)
+    plants = [made for made in every.to_dict("records") if made["cell"] == design.VERIFIED]
+    before = {(made["place"], made["seed"]): made["retained"] for made in plants}
+    bad = {(m["place"], m["seed"]) for m in plants if m["place"] != design.NOWHERE and not sound(m)}
+    found = []
+    for made in every.to_dict("records"):
+        key = made["place"], made["seed"]
+        if ">" in made["cell"] and key in before:
+            line = made | {"experiment": design.PLANTED, "fold": made["seed"]}
+            row = tables.row(line, {made["seed"]: before[key]}, settings, catalogue)
+            found.append(row | {"reached": row["reached"] and key not in bad})
+    return pandas.DataFrame(found)
