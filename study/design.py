@@ -245,8 +245,7 @@ def planted(experiment: str, task: str, seed: int) -> list[str]:
         return []
     if SINGLES in experiment:
         return [f"{place}>{name}" for name in about[SINGLES]]
-    first = [VERIFIED] if place == NOWHERE else [VERIFIED, LOCATED]
-    return first + [f"{place}>{name}" for name in about["windows"]]
+    return [VERIFIED, LOCATED, *(f"{place}>{name}" for name in about["windows"])]
 
 
 def todo(experiment: str, task: str, number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The figure that decides: differences over folds beside what each account predicts."""
+"""The figures: differences over folds beside what each account predicts, and planted facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy
 import pandas
 from matplotlib import pyplot
 
-from lib.figures import style
+from lib.figures import plants, style
 from study import decide, design
 from study.accounts import ACCOUNTS
 
@@ -33,6 +33,42 @@ def draw(tables: dict[str, pandas.DataFrame], title: str):
     figure.subplots_adjust(bottom=0.16)
     figure.legend(handles, labels, loc="lower center", ncol=5, frameon=False)
     return figure
+
+
+def planted(table: pandas.DataFrame, title: str):
+    """Left: old answers that come back, by where facts were planted and edited in windows; right:
+    the same cells, and those of single MLPs, against the share of the plant that the edited set
+    holds, filled where it begins at or before all of it.
+
+    table: what `study.planted.mapped` gives.
+    """
+    windows = design.params()[design.PLANTED]["windows"]
+    rows = [name for name in (design.NOWHERE, *windows) if name in set(table.planted)]
+    wide = table.pivot(index="planted", columns="edited", values=decide.PRIMARY)
+    wide = wide.reindex(index=rows, columns=[n for n in windows if n in wide])
+    figure, axes = pyplot.subplots(1, 2, figsize=(style.WIDTH, 3.6), width_ratios=(1.3, 1))
+    plants.heat(axes[0], wide, "old answers back after relearning")
+    names = {design.NOWHERE: "nowhere"} | {n: _span(n) for n in windows}
+    axes[0].set_xticklabels([names[n] for n in wide.columns], rotation=0)
+    axes[0].set_yticklabels([names[n] for n in wide.index], rotation=0)
+    axes[0].set(xlabel="edited in MLPs", ylabel="planted in MLPs")
+    known = table.dropna(subset="holds")
+    for reached, face, words in ((True, style.OLD, "at or before"), (False, "white", "behind")):
+        mine = known[(known.upstream > 0.99) == reached]
+        look = dict(marker="o", ls="none", color=style.OLD, mfc=face, ms=5)
+        axes[1].plot(mine.holds, mine[decide.PRIMARY], label=f"begins {words} it", **look)
+    zero = table[table.planted == design.NOWHERE][decide.PRIMARY].mean()
+    axes[1].axhline(zero, **style.CHANCE, label="never planted")
+    axes[1].set(xlabel="share of the plant that is edited", ylim=(-0.03, 1.03))
+    axes[1].set(ylabel="old answers back", xlim=(-0.06, 1.06))
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), frameon=False)
+    style.headline(figure, title)
+    return figure
+
+
+def _span(name: str) -> str:
+    layers = design.layers_of(name)
+    return f"{layers[0]}-{layers[-1]}"
 
 
 def _differences(axis, task: str, table: pandas.DataFrame) -> None:

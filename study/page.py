@@ -110,6 +110,54 @@ def _plain(task: str) -> str:
     return task.replace("-", " ").capitalize()
 
 
+def planted_title(where: pandas.DataFrame) -> str:
+    """What the map says: the same late edit, of facts planted before it and in it."""
+    back = where.set_index(["planted", "edited"]).back
+    windows = [w for w in design.params()[design.PLANTED]["windows"] if (w, w) in back.index]
+    late, pairs = windows[-1], [w for w in windows[:-1] if (w, windows[-1]) in back.index]
+    if not pairs:
+        return "Facts planted in known MLPs, edited there and elsewhere"
+    before = back[[(w, late) for w in pairs]].mean()
+    return (
+        f"Edited in MLPs {_layers(late)}: {before:.2f} back if planted before them, "
+        f"{back[late, late]:.2f} if in them"
+    )
+
+
+def _layers(name: str) -> str:
+    layers = design.layers_of(name)
+    if layers is None:
+        return name
+    together = layers == tuple(range(layers[0], layers[-1] + 1)) and len(layers) > 1
+    return f"{layers[0]} to {layers[-1]}" if together else ", ".join(map(str, layers))
+
+
+def write_planted(
+    plants: pandas.DataFrame, marks: pandas.DataFrame, where: pandas.DataFrame
+) -> None:
+    """Put the tables of planted facts into docs/STUDY.md."""
+    lines = ["| planted in MLPs | plants | sound | steps | untrained formats | without its outputs "
+             "| without another window's |", "|---" * 7 + "|"]  # fmt: skip
+    for place, rows in plants.dropna(subset="own").groupby("place", sort=False):
+        lines.append(
+            f"| {_layers(place)} | {len(rows)} | {int(rows.sound.sum())} | {rows.steps.mean():.0f} "
+            f"| {rows.known.mean():.2f} | {rows.own.mean():.2f} | {rows.others.min():.2f} |"
+        )
+    _fill(PAGE, "plants", "\n".join(lines))
+    lines = ["| method | precision | on the unplanted model | mean rank |", "|---" * 4 + "|"]
+    for method, rows in marks.groupby("method", sort=False):
+        mean = rows.groupby("on")[["precision", "rank"]].mean()
+        before = mean.precision.get("unplanted", float("nan"))
+        lines.append(
+            f"| {method} | {mean.precision['planted']:.2f} | {before:.2f} "
+            f"| {mean['rank']['planted']:.1f} |"
+        )
+    _fill(PAGE, "located", "\n".join(lines))
+    zero = where[where.planted == design.NOWHERE]
+    said = [f"{_layers(r.edited)}: {r.back:.2f}" for r in zero.itertuples()]
+    _fill(PAGE, "zero", f"Where nothing was planted, by edited MLPs: {'; '.join(said)}.")
+
+
 def write(table: pandas.DataFrame) -> None:
     """Put the numbers between the marks of docs/STUDY.md and README.md."""
     _fill(PAGE, "decisions", decisions(table))

@@ -152,16 +152,26 @@ def lines(task: str, rows: Path = cells.ROWS) -> pandas.DataFrame:
     return pandas.DataFrame(found, columns=None if found else ["place", "seed", "cell"])
 
 
+def untrained(made: dict) -> float:
+    """Share of a plant that is answered in formats that were not trained."""
+    trained = ("training", *design.params()[design.PLANTED]["wordings"])
+    shares = [share for name, share in made["known"].items() if name not in trained]
+    return sum(shares) / len(shares)
+
+
+def _elsewhere(made: dict) -> list[float]:
+    """What is left of a plant without the outputs of each window that holds none of it."""
+    own = {*design.layers_of(made["place"])}
+    return [s for name, s in made["patched"].items() if not own & {*design.layers_of(name)}]
+
+
 def sound(made: dict) -> bool:
     """Is a plant known in formats that were not trained, gone without its own outputs, and left
     without those of windows that hold none of it?"""
     about = design.params()[design.PLANTED]
-    untrained = [v for n, v in made["known"].items() if n not in ("training", *about["wordings"])]
-    own = {*design.layers_of(made["place"])}
-    others = [v for n, v in made["patched"].items() if not own & {*design.layers_of(n)}]
-    known = sum(untrained) / len(untrained) >= about["known"]
     gone = made["patched"][made["place"]] < about["gone"]
-    return known and gone and all(value >= about["left"] for value in others)
+    left = all(share >= about["left"] for share in _elsewhere(made))
+    return untrained(made) >= about["known"] and gone and left
 
 
 def table(task: str, settings: Settings, catalogue, rows: Path = cells.ROWS) -> pandas.DataFrame:
@@ -179,3 +189,59 @@ def table(task: str, settings: Settings, catalogue, rows: Path = cells.ROWS) -> 
             row = tables.row(line, {made["seed"]: before[key]}, settings, catalogue)
             found.append(row | {"reached": row["reached"] and key not in bad})
     return pandas.DataFrame(found)
+
+
+def plants_table(every: pandas.DataFrame) -> pandas.DataFrame:
+    """A row per plant of `lines`: steps of planting; known: share answered in formats that were not
+    trained; own, others: what is left with its own outputs taken away, and at least with those of a
+    window that holds none of it; retained: accuracy on facts that edits are to keep; sound."""
+    found = []
+    for made in every[every.cell == design.VERIFIED].to_dict("records"):
+        row = {key: made[key] for key in ("place", "seed")} | {"known": untrained(made)}
+        row["retained"] = sum(made["retained"].values()) / len(made["retained"])
+        if made["place"] != design.NOWHERE:
+            row |= {"steps": made["steps"], "own": made["patched"][made["place"]]}
+            row |= {"others": min(_elsewhere(made)), "sound": sound(made)}
+        found.append(row)
+    return pandas.DataFrame(found)
+
+
+def marked(every: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows (place, seed, method, precision, rank, first, on): marks of every method for every plant
+    (`on` planted), of a random order, and of the same method on the unplanted model."""
+    scores = {(m["place"], m["seed"]): _long(m["scores"])
+              for m in every[every.cell == design.LOCATED].to_dict("records")}  # fmt: skip
+    found = []
+    for (place, seed), rows in scores.items():
+        if place == design.NOWHERE:
+            continue
+        models = {"planted": rows, "unplanted": scores.get((design.NOWHERE, seed))}
+        for on, mine in models.items():
+            if mine is not None:
+                marks = locating.marks(mine, list(design.layers_of(place)))
+                found.append(marks.assign(place=place, seed=seed, on=on))
+    return pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
+
+
+def _long(scores: dict[str, list[float]]) -> pandas.DataFrame:
+    rows = [(m, layer, score) for m, every in scores.items() for layer, score in enumerate(every)]
+    return pandas.DataFrame(rows, columns=["method", "layer", "score"])
+
+
+def mapped(cells_table: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows (planted, edited, back, new_vocabulary, seeds, holds, upstream): means over seeds of all
+    cells that reached the strength, with the share of the plant that the edited set holds, and the
+    share at its first layer or behind it."""
+    mine = cells_table[cells_table.reached.astype(bool)]
+    names = [design.split_name(name) for name in mine.cell]
+    mine = mine.assign(planted=[n[0] for n in names], edited=[n[1] for n in names])
+    means = mine.groupby(["planted", "edited"], sort=False)[["back", "new_vocabulary"]].mean()
+    means = means.assign(seeds=mine.groupby(["planted", "edited"], sort=False).fold.nunique())
+    rows = []
+    for row in means.reset_index().to_dict("records"):
+        if row["planted"] != design.NOWHERE:
+            where, layers = (design.layers_of(row[key]) for key in ("planted", "edited"))
+            found = design.measures(design.params()[design.PLANTED]["task"], layers, where)
+            row |= {"holds": found.lookup, "upstream": found.upstream}
+        rows.append(row)
+    return pandas.DataFrame(rows)

@@ -52,10 +52,25 @@ def main() -> None:
             loaded[task] = table
             for name, found in of_task(task, table).items():
                 every.setdefault(name, []).append(found)
+    every |= _planted(loaded)
     merged = {name: pandas.concat(parts, ignore_index=True) for name, parts in every.items()}
     write(merged)
     style.save(figure.draw(loaded, page.title(merged["decisions"])), "decides", FIGURES)
     page.write(merged["decisions"])
+
+
+def _planted(loaded: dict[str, pandas.DataFrame]) -> dict[str, list[pandas.DataFrame]]:
+    """Tables and figure of planted facts, once there are cells of them."""
+    task = design.params()[design.PLANTED]["task"]
+    cells = loaded.get(task, pandas.DataFrame(columns=["experiment"]))
+    cells = cells[cells.experiment == design.PLANTED]
+    if cells.empty:
+        return {}
+    every, where = planted.lines(task), planted.mapped(cells)
+    style.save(figure.planted(where, page.planted_title(where)), "planted", FIGURES)
+    page.write_planted(planted.plants_table(every), planted.marked(every), where)
+    found = {"plants": planted.plants_table(every), "located": planted.marked(every)}
+    return {name: [table] for name, table in (found | {"planted": where}).items()}
 
 
 def write(found: dict[str, pandas.DataFrame]) -> None:

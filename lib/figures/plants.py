@@ -38,7 +38,7 @@ def verified(known: pandas.DataFrame, patched: pandas.DataFrame, title: str):
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), frameon=False)
     wide = patched.pivot(index="patched", columns="planted", values="right")
     wide = wide.loc[patched.patched.unique(), patched.planted.unique()]
-    _map(axes[1], wide, "share of planted answers left")
+    heat(axes[1], wide, "share of planted answers left")
     axes[1].set(xlabel="planted in", ylabel="outputs taken away")
     headline(figure, title)
     return figure
@@ -80,7 +80,7 @@ def moved(grid: pandas.DataFrame, title: str):
         mine = grid[grid.measure == measure]
         order = mine.planted.unique(), mine.localization.unique()
         wide = mine.pivot(index="planted", columns="localization", values="value").loc[order]
-        _map(axis, wide, words)
+        heat(axis, wide, words)
         axis.set_yticklabels([_planted(name) for name in order[0]])
         axis.set(xlabel="edited in", ylabel="")
     axes[1].set_yticklabels([])
@@ -102,7 +102,8 @@ def moved_title(grid: pandas.DataFrame) -> str:
     )
 
 
-def _map(axis, wide: pandas.DataFrame, title: str) -> None:
+def heat(axis, wide: pandas.DataFrame, title: str) -> None:
+    """Shares as a map with numbers; rows and columns are localizations."""
     look = dict(annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, cbar=False, linewidths=1)
     seaborn.heatmap(wide, ax=axis, **look)
     axis.set(title=title)
