@@ -45,8 +45,9 @@ def looks() -> Iterator[list[Part]]:
     """What is still needed, in order, one list a look; asks again after every look."""
     settings, store = config.load(), Store("data")
     numbers = range(len(design.params()["looks"]))
-    for group, task, look in product(ORDER, design.params()["tasks"], numbers):
-        if group == ORDER[1] and (task, look) == (next(iter(design.params()["tasks"])), 0):
+    tasks = [*design.params()["tasks"]]
+    for group, task, look in product(ORDER, tasks, numbers):
+        if (group, task, look) == (ORDER[0], tasks[1], 0):
             yield from planted()
         catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
         table, folds = tables.load(task, settings, catalogue), design.looks(task)[look]
