@@ -58,11 +58,12 @@ def looks() -> Iterator[list[Part]]:
 
 
 def planted() -> Iterator[list[Part]]:
-    """Experiment 8, edits in windows first, seed by seed."""
+    """Experiment 8: what decides first, seed by seed, then single MLPs and the other places."""
     about = design.params()[design.PLANTED]
     seeds = range(1, about["seeds"] + 1)
-    for edited, seed in product(("windows", design.SINGLES), seeds):
-        every = [(name, about["task"], seed) for name in design.plants(edited)]
+    for rest, edited, seed in product((False, True), ("windows", design.SINGLES), seeds):
+        names = [n for n in design.plants(edited) if (design.place_of(n) in OTHERS) == rest]
+        every = [(name, about["task"], seed) for name in names]
         if wanted := [part for part in every if missing(*part)]:
             yield wanted
 
