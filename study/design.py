@@ -23,6 +23,7 @@ UNEDITED = "unedited"
 PLANTED, NOWHERE = "planted", "nowhere"  # experiment 8; its place where nothing was planted
 VERIFIED, LOCATED = "verified", "located"  # its lines about a plant itself
 SINGLES = "singles"
+BATTERY = "battery"  # all attacks, where nothing is and where something is masked for certain
 
 
 @cache
@@ -245,7 +246,8 @@ def planted(experiment: str, task: str, seed: int) -> list[str]:
         return []
     if SINGLES in experiment:
         return [f"{place}>{name}" for name in about[SINGLES]]
-    return [VERIFIED, LOCATED, *(f"{place}>{name}" for name in about["windows"])]
+    more = [BATTERY] if place in (NOWHERE, about["windows"][0]) else []
+    return [VERIFIED, LOCATED, *(f"{place}>{name}" for name in about["windows"]), *more]
 
 
 def todo(experiment: str, task: str, number: int) -> list[str]:

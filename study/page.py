@@ -158,6 +158,19 @@ def write_planted(
     _fill(PAGE, "zero", f"Where nothing was planted, by edited MLPs: {'; '.join(said)}.")
 
 
+def write_calibrated(attacks: pandas.DataFrame) -> None:
+    """Put the attacks beside their true zero into docs/STUDY.md; of each the variant that recovers
+    most of the masked facts."""
+    lines = ["| attack | never planted | masked | difference | tells |", "|---" * 5 + "|"]
+    best = attacks.sort_values("masked", ascending=False).drop_duplicates("attack")
+    for row in best.itertuples():
+        gap = f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
+        name = f"{row.attack} {row.variant}".strip()
+        tells = "yes" if row.tells else "no"
+        lines.append(f"| {name} | {row.nothing:.2f} | {row.masked:.2f} | {gap} | {tells} |")
+    _fill(PAGE, "calibrated", "\n".join(lines))
+
+
 def write(table: pandas.DataFrame) -> None:
     """Put the numbers between the marks of docs/STUDY.md and README.md."""
     _fill(PAGE, "decisions", decisions(table))

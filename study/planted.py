@@ -18,14 +18,15 @@ import pandas
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.attacks import cell
+from lib.attacks import battery, cell
 from lib.attacks.target import Target
-from lib.config.blocks import Settings
+from lib.config.blocks import GROUPS, Edit, Settings
 from lib.facts.records import FactRecord
 from lib.measure.formats import Formats
 from lib.model.components import Component, Localization
 from lib.model.weights import kept, put, trainable
 from lib.plant import locating, planting
+from lib.stats import paired_difference
 from study import cells, design, tables
 
 KEPT = design.HERE / "plants"
@@ -84,6 +85,8 @@ def make(
                 yield verified(target, aimed, place, facts, old, log, only)
             elif name == design.LOCATED:
                 yield located(target, place, facts, settings, seed)
+            elif name == design.BATTERY:
+                yield attacked(aimed, run, settings)
             else:
                 edited = place_of(design.split_name(name)[1])
                 made = cell.measure(aimed, edited, run, settings, only, swapped=True)
@@ -119,6 +122,26 @@ def located(target: Target, place: str, facts: list[FactRecord], settings: Setti
     rows = locating.mlp_scores(target, others, settings, seed)
     wide = rows.pivot(index="method", columns="layer", values="score").round(5)
     return {"cell": design.LOCATED, "scores": {m: list(s) for m, s in wide.iterrows()}}
+
+
+def attacked(aimed: Target, trainer: Edit, settings: Settings) -> dict:
+    """Facts edited in the last window, and every attack on them: back, {attack: {variant: {id: 1 if
+    the old answer came back, else 0}}} of the half that is held out, after all that the attack may
+    spend. Planted in the first window, the old answers are masked for certain; planted nowhere,
+    there are none."""
+    model, found = aimed.loaded.model, {}
+    place = place_of(design.params()[design.PLANTED]["windows"][-1])
+    with kept(trainable(model, place)) as old:
+        cell.make(aimed, place, trainer, settings)
+        edited = replace(aimed, unedited=old)
+        every = {n: how for group in GROUPS for n, how in battery.chosen(settings, group).items()}
+        rows, _ = battery.run(edited, every)
+    rows = rows[rows.split == "forget_heldout"].fillna({"variant": ""})
+    last = rows.groupby(["attack", "variant"]).budget.transform("max")
+    for (attack, variant), mine in rows[rows.budget == last].groupby(["attack", "variant"]):
+        came = dict(zip(mine.id, (mine.answer == mine.true).astype(int).tolist()))
+        found.setdefault(attack, {})[str(variant)] = came
+    return {"cell": design.BATTERY, "back": found}
 
 
 def run(experiment: str, task: str, seed: int) -> None:
@@ -221,6 +244,27 @@ def marked(every: pandas.DataFrame) -> pandas.DataFrame:
                 marks = locating.marks(mine, list(design.layers_of(place)))
                 found.append(marks.assign(place=place, seed=seed, on=on))
     return pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
+
+
+def calibrated(every: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows (attack, variant, seeds, nothing, masked, value, low, high, tells): what each attack
+    recovers of held-out facts that were never there, and of masked ones; value: the difference,
+    with an interval over facts of all seeds; tells: does that leave out zero?"""
+    nothing, masked = ({} for _ in range(2))
+    for made in every[every.cell == design.BATTERY].to_dict("records"):
+        side = nothing if made["place"] == design.NOWHERE else masked
+        for attack, variants in made["back"].items():
+            for variant, came in variants.items():
+                kept = {f"{made['seed']} {i}": value for i, value in came.items()}
+                side.setdefault((attack, variant), {}).update(kept)
+    found = []
+    for key in [k for k in masked if k in nothing]:
+        a, b = pandas.Series(masked[key], dtype=float), pandas.Series(nothing[key], dtype=float)
+        gap = paired_difference(a, b)
+        row = {"attack": key[0], "variant": key[1], "nothing": b.mean(), "masked": a.mean()}
+        row |= vars(gap) | {"tells": gap.low > 0}
+        found.append(row)
+    return pandas.DataFrame(found)
 
 
 def _long(scores: dict[str, list[float]]) -> pandas.DataFrame:

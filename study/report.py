@@ -70,6 +70,9 @@ def _planted(loaded: dict[str, pandas.DataFrame]) -> dict[str, list[pandas.DataF
     style.save(figure.planted(where, page.planted_title(where)), "planted", FIGURES)
     page.write_planted(planted.plants_table(every), planted.marked(every), where)
     found = {"plants": planted.plants_table(every), "located": planted.marked(every)}
+    if len(attacks := planted.calibrated(every)):
+        found["calibrated"] = attacks
+        page.write_calibrated(attacks)
     return {name: [table] for name, table in (found | {"planted": where}).items()}
 
 

@@ -570,7 +570,7 @@ def test_the_variants_of_the_plan_are_sound(settings):
 
 def test_planted_cells_name_where_the_facts_are_and_where_they_are_edited():
     names = design.sets("planted-mlp-0-1-2-3", SPORTS, 1)
-    assert names[:2] == [design.VERIFIED, design.LOCATED] and len(names) == 6
+    assert names[:2] == [design.VERIFIED, design.LOCATED] and names[-1] == design.BATTERY
     assert design.split_name(names[2]) == ("mlp-0-1-2-3", "mlp-0-1-2-3")
     assert design.split_name("mlp-4") == ("", "mlp-4")
     assert design.sets("planted-singles-mlp-9", SPORTS, 1)[0] == "mlp-9>mlp-1"
@@ -647,3 +647,18 @@ def test_cells_of_a_plant_that_is_not_sound_leave_the_decisions(
         cells.append(path, kept | {"cell": f"{verified['place']}>mlp-1"})
     found = planted.table(SPORTS, settings, short_catalogue, tmp_path)
     assert list(found.reached) == [True, False] and set(found.experiment) == {design.PLANTED}
+
+
+def test_an_attack_tells_if_it_finds_more_where_something_is_masked():
+    def line(place: str, finds: int, blind: int) -> dict:
+        back = {
+            "good": {"": {str(i): int(i < finds) for i in range(16)}},
+            "blind": {"a": {str(i): int(i < blind) for i in range(16)}},
+        }
+        return {"place": place, "seed": 1, "cell": design.BATTERY, "back": back}
+
+    window = design.params()["planted"]["windows"][0]
+    every = pandas.DataFrame([line(design.NOWHERE, 2, 5), line(window, 14, 5)])
+    found = planted.calibrated(every).set_index("attack")
+    assert found.tells["good"] and not found.tells["blind"]
+    assert found.nothing["good"] == 2 / 16 and found.masked["good"] == 14 / 16
