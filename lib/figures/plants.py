@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas
 import seaborn
 
-from lib.figures.style import GREY, WIDTH, early, headline, label
+from lib.figures.style import GREY, OLD, WIDTH, early, headline, label
 
 NOWHERE = "nowhere"
 MEASURES = {
@@ -35,7 +35,7 @@ def verified(known: pandas.DataFrame, patched: pandas.DataFrame, title: str):
     axes[0].set(yticks=range(len(formats)), yticklabels=formats, xlim=(-0.03, 1.03))
     axes[0].set(xlabel="share of planted answers")
     axes[0].invert_yaxis()
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), frameon=False)
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, -0.24), frameon=False)
     wide = patched.pivot(index="patched", columns="planted", values="right")
     wide = wide.loc[patched.patched.unique(), patched.planted.unique()]
     heat(axes[1], wide, "share of planted answers left")
@@ -61,9 +61,10 @@ def located(scores: pandas.DataFrame, holds: dict[str, list[int]], title: str):
         look = dict(cmap="Greys", vmin=0, vmax=1, cbar=False, linewidths=0.4)
         seaborn.heatmap(wide, ax=axis, **look)
         layers = holds.get(name, [])
-        for layer in layers:
-            box = plt.Rectangle((layer, 0), 1, len(wide), fill=False, ec="#d55e00", lw=1.8)
-            axis.add_patch(box)
+        for first in [layer for layer in layers if layer - 1 not in layers]:
+            last = next(layer for layer in range(first, len(wide.T)) if layer + 1 not in layers)
+            size = last - first + 1, len(wide)
+            axis.add_patch(plt.Rectangle((first, 0), *size, fill=False, ec=OLD, lw=2))
         axis.set(title=_planted(name), xlabel="", ylabel="")
     axes[-1, 0].set(xlabel="MLP (framed: planted; dark: highest score of the method)")
     headline(figure, title)
@@ -96,10 +97,7 @@ def moved_title(grid: pandas.DataFrame) -> str:
     last = places[-1]
     one, other = (back.loc[(planted, last)] for planted in (places[0], last))
     words = [f"{round(row.value * row.n)} of {row.n:.0f}" for row in (one, other)]
-    return (
-        f"Edited in the {label(last)}: {words[0]} old answers back if planted in the "
-        f"{label(places[0])}, {words[1]} if planted there"
-    )
+    return f"Old answers back after a late edit: planted early {words[0]}, planted late {words[1]}"
 
 
 def heat(axis, wide: pandas.DataFrame, title: str) -> None:
