@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from contextlib import nullcontext
 from functools import cache
@@ -42,6 +43,12 @@ def rows(name: str) -> pandas.DataFrame:
 def given() -> dict:
     """What the default run's score card was computed with, such as the share that was known."""
     return json.loads((DATA / "card.json").read_text())
+
+
+def written(value) -> str:
+    """A cell of a table in HTML: numbers with two decimals, without a sign before zero."""
+    text = f"{value:.2f}".replace("-0.00", "0.00") if isinstance(value, float) else str(value)
+    return "" if text == "nan" else html.escape(text)
 
 
 # Trace

@@ -20,6 +20,7 @@ from lib.analysis.edits import failed
 from lib.tables import UNEDITED
 
 WIDE = {"style": {"description_width": "90px"}, "layout": {"width": "34em"}}
+PADDED = [{"selector": "td, th", "props": "padding: 2px 8px; text-align: left"}]
 GROUPS = {get.HELDOUT: "held-out half, never taught", "forget_train": "taught half"}
 GROUPS |= {"retain_test": "retained facts"}
 
@@ -42,13 +43,12 @@ class Panel(widgets.VBox):
     def draw(self, *_) -> None:
         """Show what belongs to the present values."""
         said, table = self.show(**{name: c.value for name, c in self.controls.items()})
-        style = table.style.format(precision=2, na_rep="", escape="html")
+        style = table.style.format(get.written).set_table_styles(PADDED)
         if self.shade:
             style = style.background_gradient("Blues", axis=None, vmin=0, vmax=1)
         self.below.value = f"<p>{html.escape(said)}</p>{style.to_html()}"
 
     def still(self) -> str:
-        """The sentence and the table in HTML, without controls."""
         return "".join([self.below.value, *(panel.still() for panel in self.more)])
 
     def _repr_mimebundle_(self, **how) -> dict:
@@ -56,13 +56,11 @@ class Panel(widgets.VBox):
         return super()._repr_mimebundle_(**how) | {"text/html": self.still()}
 
 
-def control(kind: str, label: str, **more):
-    """A widget by the name of its class, with its label to the left."""
+def control(kind: str, label: str, **more):  # kind: name of the widget's class
     return getattr(widgets, kind)(description=label, **WIDE, **more)
 
 
 def choice(label: str, options, **more):
-    """A drop-down list; options: values, or (words, value)."""
     return control("Dropdown", label, options=list(options), **more)
 
 
@@ -83,7 +81,7 @@ def trace() -> Panel:
             f"{place[0]} in layer {place[1]}, {best:.2f}."
         ), table
 
-    last = max(int(c) for c in rows if c.isdigit())
+    last = int(rows.columns[-1])
     longest = int(rows.groupby(["model", "subject", "node"]).size().max())
     lists = {"fact": rows.subject, "model": rows.model, "node": rows.node}
     controls = {name: choice(name, column.unique()) for name, column in lists.items()}
@@ -115,27 +113,28 @@ def ask(loaded=None, home: str = "data/play", task: str = TASK, seed: int = 0) -
                 columns |= {name: [repr(t) for t, _ in top], f"p, {name}": [p for _, p in top]}
         except ValueError as problem:
             return f"{problem}.", pandas.DataFrame()
-        text = "Probability of the next token. " + "; ".join(said) + "."
-        return text, pandas.DataFrame(columns)
+        table = pandas.DataFrame(columns, range(1, get.TOP + 1))
+        return f"Probability of the next token. {'; '.join(said)}.", table
 
     names = [n for n in rows.localization.unique() if n != UNEDITED]
     above = {"person": choice("person", rows.subject.unique())}
     above |= {"question": choice("question", [n for n in forms if n in set(rows.format)])}
     above |= {"edit": choice("edit", names, value=EARLY)}
-    late, below = {"continuous_update": False}, {"edit": choice("stored edit", folders)}
+    first, late = EARLY if EARLY in folders else UNEDITED, {"continuous_update": False}
+    below = {"edit": choice("stored edit", folders, value=first)}
     below |= {"prompt": control("Textarea", "your text", rows=5, **late)}
     below |= {name: control("Text", f"{name} answer", **late) for name in ("old", "new")}
 
     def fill(*_):
         form, person = forms[above["question"].value], above["person"].value
-        fact = rows[rows.subject == person].iloc[0]
-        for name, answer in (("old", fact.true), ("new", fact.edit)):
-            below[name].value = form["answers"][answer]
+        for name, answer in (("old", "true"), ("new", "edit")):
+            said = rows[rows.subject == person][answer].iloc[0]
+            below[name].value = form["answers"][said]
         below["prompt"].value = form["template"].replace("{subject}", person)
 
     fill()
-    for name in ("person", "question"):
-        above[name].observe(fill, "value")
+    above["person"].observe(fill, "value")
+    above["question"].observe(fill, "value")
     return Panel(above, compare, more=(Panel(below, free),))
 
 
@@ -150,7 +149,9 @@ def relearning() -> Panel:
         why = failed(table["mean"], settings)
         gates = f"gates not passed at this step: {why}" if why else "both gates are passed"
         by_hand = (accuracy - prior) / (known - prior) if prior < known else float("nan")
-        table = table.set_axis(["right", "of", "share"], axis=1).set_axis(GROUPS.values())
+        table = table.set_axis(["answered correctly", "of", "share"], axis=1).set_axis(
+            GROUPS.values()
+        )
         return (
             f"Measured: R = {found.value:.2f} with prior {found.prior:.2f}; {gates}. "
             f"With the sliders: R = {by_hand:.2f}."
@@ -189,10 +190,10 @@ def score_card() -> Panel:
         cell = [f"({c}, {v})" if v else c for c, v in zip(cell, table.verdict)]
         wide = table.assign(cell=cell).pivot(index="attack", columns="localization", values="cell")
         wide = wide.loc[table.attack.unique(), table.localization.unique()]
-        text = f"Worst case: {'; '.join(said)}. In brackets: does not count."
-        return text, wide.rename_axis(index=None, columns=None)
+        wide = wide.rename_axis(index=None, columns=None)
+        return f"Worst case: {'; '.join(said)}. In brackets: does not count.", wide
 
     words = {"failed_too": "count failed attacks", "oracles": "allow oracles"}
     words |= {"scored": "choose on the scored half", "no_readers": "leave out readers of layers"}
-    box = {"indent": False, "layout": {"width": "34em"}}
+    box = {"indent": False, "layout": WIDE["layout"]}
     return Panel({n: widgets.Checkbox(description=w, **box) for n, w in words.items()}, show)
