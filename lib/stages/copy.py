@@ -19,7 +19,8 @@ from lib.config.errors import on_the_command_line
 from lib.config.profiles import apply_profile
 
 PARTS = ("lib", "notebooks", "profiles", "data/raw", "data/reference", "dvc.yaml", "params.yaml")
-PARTS += (".dvc/config", ".dvcignore", ".gitignore")
+PARTS += (".dvc/config", ".dvcignore", ".gitignore", "book/__init__.py", "book/live.py")
+PARTS += ("book/computed.py", "book/data")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 
 
