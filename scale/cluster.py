@@ -122,7 +122,8 @@ def follow(done: dict) -> list[str]:
                 text = str(error)
                 if isinstance(error, CellFailed):
                     text = explain(text, failure() if "papermill" in text else "")
-                problems.append(f"{name} or a cell it needs failed: {text.splitlines()[-1]}")
+                last = text.splitlines()[-1].removeprefix("error: ")
+                problems.append(f"{name} or a cell it needs failed: {last}")
     return problems
 
 
@@ -148,7 +149,7 @@ def machines(wanted):
     from distributed import LocalCluster
 
     return LocalCluster(
-        wanted.local, threads_per_worker=1, resources={"cell": 1}, dashboard_address=None
+        wanted.local, threads_per_worker=1, resources={"cell": 1}, dashboard_address=":0"
     )
 
 
@@ -197,9 +198,14 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    from dvc.lock import LockError
+
+    from lib.stages.repro import explain
     from scale.cluster import main as imported  # one module for the tasks, not `__main__`
 
     try:
         imported(sys.argv[1:])
+    except LockError as problem:
+        sys.exit(f"error: {explain(str(problem), '')}")
     except ModuleNotFoundError as problem:
         sys.exit(f"error: {problem.name} is missing: `pip install -e '.[scale]'`")

@@ -15,6 +15,7 @@ there too: two per weight and token forward, and up to four backward.
 from __future__ import annotations
 
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -143,9 +144,12 @@ def relearning(model, settings: Relearn, batch: Batch, seed: int = 0) -> Cost:
         layers = list(range(model.config.num_hidden_layers))
         return training(model, *localized(model, layers, layers), batch)
     before = size(held(model))
-    with adapters(model, settings, seed):
+    with ExitStack() as stack:
+        with torch.device("meta"):
+            stack.enter_context(adapters(model, settings, seed))
         weights = [p for p in model.parameters() if p.requires_grad]
-        return training(model, weights, 0, batch).with_memory(weights=before, copies=size(weights))
+        step = training(model, weights, 0, batch)
+        return step.with_memory(weights=before, copies=size(weights))
 
 
 def reading(model, rows: int) -> Cost:
