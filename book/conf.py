@@ -1,6 +1,8 @@
 """Sphinx settings of the book. Pages are assembled by `book.pages`; nothing is executed, and no
 asset is taken from the network: formulas become MathML while the book is built."""
 
+from xml.etree import ElementTree
+
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
@@ -31,14 +33,29 @@ pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 
 
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ElementTree.register_namespace("", MATHML)
+
+
+def formula(text: str, display: str) -> str:
+    """A formula as MathML; lines above terms are borders, since few fonts can stretch a sign."""
+    tree = ElementTree.fromstring(convert(text, display=display))
+    for over in tree.iter(f"{{{MATHML}}}mover"):
+        if over[1].text == "\u2015":
+            over.remove(over[1])
+            over.tag = f"{{{MATHML}}}mrow"
+            over.set("class", "over")
+    return ElementTree.tostring(tree, encoding="unicode")
+
+
 def inline(self, node):
-    self.body.append(convert(node.astext()))
+    self.body.append(formula(node.astext(), "inline"))
     raise SkipNode
 
 
 def block(self, node):
-    formula = convert(node.astext(), display="block")
-    self.body.append(f'<div class="formula" tabindex="0" role="group">{formula}</div>')
+    drawn = formula(node.astext(), "block")
+    self.body.append(f'<div class="formula" tabindex="0" role="group">{drawn}</div>')
     raise SkipNode
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import DATA, FOLDER, ROOT, TASK
+from book import DATA, FOLDER, ROOT, TASK, behind
 
 BUILD = FOLDER / "build"
 SOURCE, EXTRA = BUILD / "source", BUILD / "extra"
@@ -55,6 +55,13 @@ def relinked(text: str, path: Path) -> str:
         home = (path.parent / match[1]).resolve() == ROOT / "README.md"
         return f"]({match[1].replace('README', 'index')})" if home else match[0]
 
+    def with_tables(match) -> str:
+        picture = (path.parent / match[1]).resolve()
+        found = behind.tables(picture.relative_to(ROOT).as_posix())
+        depth = len(path.relative_to(ROOT).parts) - 1
+        return f"{match[0]}\n\n{downloads(found, '../' * depth)}" if found else match[0]
+
+    text = re.sub(r"^!\[[^]]*\]\(([^)]+)\)$", with_tables, text, flags=re.M)
     text = re.sub(r"(?<!!)\[([^]]+)\]\(([^)]+\.(?:png|svg|html))\)", _as_file, text)
     return re.sub(r"\]\(([./]*README\.md)\)", to, text)
 
@@ -97,8 +104,8 @@ def merged(path: Path, kept: dict | None):
             cell.outputs = [nbformat.from_dict(o) for o in found["outputs"]]
             if found.get("alt"):
                 cell.metadata = nbformat.from_dict({"mystnb": {"image": {"alt": found["alt"]}}})
-            if found.get("tables"):
-                cells.append(markdown(downloads(found["tables"]), f"csv-{cell.id}"))
+                tables = found["tables"] or behind.shown(cell.source)
+                cells.append(markdown(downloads(tables), f"csv-{cell.id}"))
     book.cells = cells
     return book
 
@@ -117,11 +124,11 @@ def note(kept: dict | None) -> str:
     )
 
 
-def downloads(tables: list[str]) -> str:
-    """Links to the tables behind a figure."""
+def downloads(tables: list[str], up: str = "../") -> str:
+    """Links to the tables behind a figure; up: from the page to the site's first folder."""
     paths = [t if t.startswith("tables/") else f"tables/{t}" for t in tables]
     there = [p for p in paths if (EXTRA / p).exists()]
-    links = ", ".join(anchor(f"../{p}", p.split("/", 1)[1], " download") for p in there)
+    links = ", ".join(anchor(up + p, p.split("/", 1)[1], " download") for p in there)
     return f'<p class="tables">Tables behind this figure: {links}.</p>' if links else ""
 
 
@@ -248,13 +255,18 @@ def tables() -> None:
     """Copy every table to where pages link to it, and write a page that lists them."""
     shutil.copytree(ROOT / "data" / "tables", EXTRA / "tables")
     shutil.copytree(DATA / "tables", EXTRA / "tables", dirs_exist_ok=True)
-    (EXTRA / "tables" / "explorers").mkdir()
-    for path in DATA.glob("*.csv"):
-        shutil.copyfile(path, EXTRA / "tables" / "explorers" / path.name)
+    more = {"explorers": DATA, "study": ROOT / "study" / "tables", "bench": ROOT / "bench"}
+    for name, folder in more.items():
+        (EXTRA / "tables" / name).mkdir()
+        for path in folder.glob("*.csv"):
+            shutil.copyfile(path, EXTRA / "tables" / name / path.name)
 
 
 def tables_page() -> None:
-    lines = ["# Tables\n\nEvery table behind a figure, a sentence or an explorer, as csv.\n"]
+    lines = [
+        "# Tables\n\nEvery table behind a figure, a sentence or an explorer, as csv; in brackets "
+        "its number of rows.\n"
+    ]
     for folder in sorted({p.parent for p in (EXTRA / "tables").rglob("*.csv")}):
         name = folder.relative_to(EXTRA / "tables").as_posix()
         links = []

@@ -121,9 +121,13 @@ def test_a_stage_depends_on_the_file_that_lists_its_code(name):
     assert not [d for d in stage["deps"] if d.startswith(("lib", "notebooks"))]
 
 
+@pytest.fixture(scope="module")
+def library():
+    return Library(paths.ROOT)
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_stages_read_no_settings_they_do_not_list(name):
-    library = Library(paths.ROOT)
+def test_stages_read_no_settings_they_do_not_list(name, library):
     listed = {p.split(".")[0] for p in RUNS[name].get("params", ())}
     for made in runs(RUNS[name]):
         book = json.loads(source_of(made).read_text())

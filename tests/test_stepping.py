@@ -22,6 +22,7 @@ def test_notebooks_can_be_stepped_through_in_order_at_once(tmp_path):
     said = "".join(json.dumps(json.loads(b.read_text())["cells"]) for b in books)
     assert "reading data/play/facts/sports-athletes/0" in said
     assert "no edit of mlp-window-2 yet: notebook 20" in said
+    assert said.count("Probability of the next token") == 1, "the widgets show their tables"
     rows = pandas.read_csv(tmp_path / "data/play/attack_relearn" / TASK / "0/rows.csv")
     assert set(rows.localization) == {"unedited", "fact-lookup"}
     made = {p.name for p in (tmp_path / "data").iterdir()}

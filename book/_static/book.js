@@ -14,6 +14,14 @@ document.addEventListener("DOMContentLoaded", () => {
     table.replaceWith(box);
     box.append(table);
   }
+  // A picture is a link to itself: where the page is narrow it can be opened as large as it is.
+  for (const picture of document.querySelectorAll("article img")) {
+    if (picture.closest("a, .explorer")) continue;
+    const link = document.createElement("a");
+    link.href = picture.src;
+    picture.replaceWith(link);
+    link.append(picture);
+  }
   // A claim that a link names is unfolded.
   const open = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));

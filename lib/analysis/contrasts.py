@@ -188,10 +188,9 @@ def fact_table(data: Measured, tables: dict) -> pandas.DataFrame:
     """Every fact behind the comparisons: rows (measure, localization, id, true, edit, value)."""
     parts = []
     for measure, table in tables.items():
-        long = (
-            table.rename_axis(index="id", columns="localization").stack().rename("value").dropna()
-        )
-        parts.append(long.reset_index().assign(measure=measure))
+        named = table.rename_axis(index="id", columns="localization")
+        long = named.stack().dropna().reset_index(name="value")
+        parts.append(long.assign(measure=measure))
     answers = data.asked.drop_duplicates("id").set_index("id")[["true", "edit"]]
     table = pandas.concat(parts, ignore_index=True).join(answers, on="id")
     return table[["measure", "localization", "id", "true", "edit", "value"]]

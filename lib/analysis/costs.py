@@ -24,19 +24,13 @@ def condition_table(
     share = kept.sum().retained / kept.sum().unedited
     wanted, rows = settings.edit, []
     for r in edits.itertuples():
-        vocabulary = share.get(r.localization, float("nan"))
-        rows += [
-            (
-                r.localization,
-                "retained",
-                r.kept,
-                wanted.keep_retained,
-                r.kept >= wanted.keep_retained,
-            ),
-            (r.localization, "text", r.added, wanted.keep_text, r.added <= wanted.keep_text),
-            (r.localization, "vocabulary", vocabulary, wanted.keep_vocabulary)
-            + (not vocabulary < wanted.keep_vocabulary,),
-        ]
+        words = share.get(r.localization, float("nan"))
+        found = {
+            "retained": (r.kept, wanted.keep_retained, r.kept >= wanted.keep_retained),
+            "text": (r.added, wanted.keep_text, r.added <= wanted.keep_text),
+            "vocabulary": (words, wanted.keep_vocabulary, not words < wanted.keep_vocabulary),
+        }
+        rows += [(r.localization, condition, *of) for condition, of in found.items()]
     return pandas.DataFrame(rows, columns=["localization", "condition", "value", "limit", "met"])
 
 
@@ -50,9 +44,8 @@ def way_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     unedited = data.asked[data.asked.localization == UNEDITED]
     finals = data.asked[data.asked.localization.isin(data.way.localization)]
     strength = data.cards.set_index("localization").strength
-    finals = finals.assign(
-        at=1.0, strength=finals.localization.map(strength.groupby(level=0).mean())
-    )
+    strength = finals.localization.map(strength.groupby(level=0).mean())
+    finals = finals.assign(at=1.0, strength=strength)
     every = pandas.concat([data.way, finals], ignore_index=True)
     same = every.split.isin(FORGET) | every.id.isin(finals.id)  # fewer retained facts at the end
     every = every[same]
@@ -83,15 +76,9 @@ def wordings_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     number = int(data.several.trained_on.max()) - 1
     heldout = [n for n in data.formats.counted if n not in data.formats.rewordings[:number]]
     names = [n for n in data.several.localization.unique() if n in data.sets]
-    names += [UNEDITED]
-    one = data.asked[data.asked.localization.isin(names)]
-    parts = []
-    for trained_on, rows in (
-        (1, one),
-        (number + 1, data.several[data.several.localization.isin(names)]),
-    ):
-        unedited = one[one.localization == UNEDITED]
-        rows = pandas.concat([rows[rows.localization != UNEDITED], unedited])
+    unedited, parts = data.asked[data.asked.localization == UNEDITED], []
+    for trained_on, rows in ((1, data.asked), (number + 1, data.several)):
+        rows = pandas.concat([rows[rows.localization.isin(names)], unedited])
         rows = rows[rows.format.isin(heldout)]
         answers = answer_table(replace(data, asked=rows), settings)
         found = carried_table(data, answers, settings, rows)
@@ -112,17 +99,11 @@ def side_effect_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     ]
     keys = ["seed", "text", "passage"]
     base = data.texts[data.texts.localization == UNEDITED].set_index(keys).loss
-    rows = data.texts.assign(
-        added=data.texts.loss - base.loc[pandas.MultiIndex.from_frame(data.texts[keys])].to_numpy()
-    )
-    for text, column, measure in (
-        ("heldout", "added", "heldout_loss"),
-        ("heldout", "kl", "heldout_kl"),
-        ("second", "added", "second_loss"),
-        ("second", "kl", "second_kl"),
-    ):
-        found = summarise(rows[rows.text == text], ["localization"], column, settings.statistics)
-        parts.append(found.assign(measure=measure))
+    before = base.loc[pandas.MultiIndex.from_frame(data.texts[keys])].to_numpy()
+    rows = data.texts.assign(loss=data.texts.loss - before)
+    for text in ("heldout", "second"):
+        for what in ("loss", "kl"):
+            found = summarise(rows[rows.text == text], ["localization"], what, settings.statistics)
+            parts.append(found.assign(measure=f"{text}_{what}"))
     table = pandas.concat(parts, ignore_index=True)
-    names = [*data.sets, UNEDITED]
-    return table[table.localization.isin(names)]
+    return table[table.localization.isin([*data.sets, UNEDITED])]

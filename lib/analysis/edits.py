@@ -18,7 +18,7 @@ from lib.measure.formats import Formats
 from lib.model.components import Localization, load_set, mean_depth
 from lib.stats import Recovery, estimate, recovery, summarise
 from lib.store import Store
-from lib.tables import UNEDITED
+from lib.tables import ESTIMATE, UNEDITED
 
 KINDS = {"wording": "rewordings", "vocabulary": "vocabulary"}  # of formats: property of Formats
 SAYS = {"new": "edit", "old": "true"}  # what an answer is: the fact's column that it equals
@@ -134,20 +134,17 @@ def edit_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     (matrices), weights, first_layer, depth (mean, 0 to 1), matched (is its budget that of fact
     lookup?), steps, strength, reached, kept (share of the probability of retained answers) and
     added (nats of text loss), means over seeds."""
+    kept, added = data.cards.retained / data.cards.retained_before, data.cards.text
+    cards = data.cards.assign(kept=kept, added=added - data.cards.text_before)
+    how = {"steps": "mean", "strength": "mean", "reached": "all", "kept": "mean", "added": "mean"}
     rows = []
     for name, chosen in data.sets.items():
-        cards = data.cards[data.cards.localization == name]
         row = {"localization": name, "also": " ".join(data.also.get(name, []))}
         row |= {k: " ".join(map(str, chosen.layers(k))) for k in ("mlp", "attention")}
         row |= {"single": any(c.matrix for c in chosen.components), "weights": chosen.weights}
         row |= {"first_layer": chosen.first_layer, "matched": chosen.budget > 0}
-        row |= {"depth": mean_depth(chosen.components, data.n_layers)}
-        row |= {"steps": cards.steps.mean(), "strength": cards.strength.mean()}
-        row |= {"reached": bool(cards.reached.all())}
-        row |= {"kept": (cards.retained / cards.retained_before).mean()}
-        row |= {"added": (cards.text - cards.text_before).mean()}
-        rows.append(row)
-    return pandas.DataFrame(rows)
+        rows.append(row | {"depth": mean_depth(chosen.components, data.n_layers)})
+    return pandas.DataFrame(rows).join(cards.groupby("localization").agg(how), on="localization")
 
 
 def answer_table(data: Measured, settings: Settings) -> pandas.DataFrame:
@@ -161,9 +158,8 @@ def answer_table(data: Measured, settings: Settings) -> pandas.DataFrame:
     for says, column in SAYS.items():
         hit = edited.assign(hit=edited.answer == edited[column])
         found = summarise(hit, ["localization", "format"], "hit", settings.statistics)
-        tables[says] = found.rename(columns={"value": says}).rename(
-            columns={end: f"{says}_{end}" for end in ("low", "high")}
-        )
+        names = {"value": says, "low": f"{says}_low", "high": f"{says}_high"}
+        tables[says] = found.rename(columns=names)
     table = tables["new"].merge(tables["old"].drop(columns="n"), on=["localization", "format"])
     table["other"] = 1 - table.new - table.old
     kept = retained_by_format(rows)
@@ -198,8 +194,12 @@ def by_fact(
     counts = answers[answers.counts & (answers.kind == kind)]
     pairs = pandas.MultiIndex.from_frame(counts[["localization", "format"]])
     mine = pandas.MultiIndex.from_frame(rows[["localization", "format"]])
-    rows = rows[mine.isin(pairs) & rows.split.isin(FORGET)]
-    hit = (rows.answer == rows[SAYS[says]]).astype(float)
+    return share_by_fact(rows[mine.isin(pairs) & rows.split.isin(FORGET)], SAYS[says])
+
+
+def share_by_fact(rows: pandas.DataFrame, column: str = "true") -> pandas.DataFrame:
+    """Share of a fact's rows whose answer is that in a column: fact id x localization."""
+    hit = (rows.answer == rows[column]).astype(float)
     return hit.groupby([rows.id, rows.localization]).mean().unstack()
 
 
@@ -223,9 +223,8 @@ def carried_table(
                 values = gated[name].dropna() if name in gated else []
                 ends = vars(estimate(values, *how)) if len(values) else {}
                 found.append(row | ends)
-    ends = ["value", "low", "high", "n"]
-    table = pandas.DataFrame(found, columns=["localization", "kind", "says", "formats", *ends])
-    return table.assign(all_formats=[row["all_formats"] for row in found])
+    keys = ["localization", "kind", "says", "formats"]
+    return pandas.DataFrame(found, columns=[*keys, *ESTIMATE, "all_formats"])
 
 
 def relearn_table(data: Measured, settings: Settings) -> pandas.DataFrame:
@@ -255,7 +254,8 @@ def back_table(data: Measured, settings: Settings) -> pandas.DataFrame:
         row = {"localization": name, "back": int(hit.sum())} | vars(estimate(hit, *how))
         row |= {"step": end.step.max(), "taught": right["forget_train"]}
         row |= {"retained": right["retain_test"], "failed": failed(right, settings)}
-        rows.append(row | {f"R_{k}": v for k, v in vars(recovery_of(data, end, settings)).items()})
+        found = recovery_of(end, known(data.asked, data.training), settings)
+        rows.append(row | {f"R_{k}": v for k, v in vars(found).items()})
     return pandas.DataFrame(rows).drop(columns="R_n")
 
 
@@ -269,11 +269,11 @@ def failed(right: pandas.Series, settings: Settings) -> str:
     return ", ".join(f"{what} {share:.2f}" for what, (share, gate) in gates.items() if share < gate)
 
 
-def recovery_of(data: Measured, end: pandas.DataFrame, settings: Settings) -> Recovery:
+def recovery_of(end: pandas.DataFrame, known: float, settings: Settings) -> Recovery:
     """R of section 8.4 for the last read-out of one attack (see `stats.recovery`)."""
     heldout, nobody = (end[end.split == s] for s in ("forget_heldout", "never_known"))
     how = settings.statistics
-    return recovery(heldout, nobody, known(data.asked, data.training), how.level, how.resamples)
+    return recovery(heldout, nobody, known, how.level, how.resamples)
 
 
 def known(asked: pandas.DataFrame, training: str) -> float:
@@ -287,6 +287,4 @@ def known(asked: pandas.DataFrame, training: str) -> float:
 def heldout_by_fact(data: Measured) -> pandas.DataFrame:
     """1 where a held-out fact is answered correctly when the attacker stops: id x localization."""
     rows = ends(data.relearned)
-    rows = rows[rows.split == "forget_heldout"]
-    hit = (rows.answer == rows.true).astype(float)
-    return hit.groupby([rows.id, rows.localization]).mean().unstack()
+    return share_by_fact(rows[rows.split == "forget_heldout"])

@@ -19,8 +19,9 @@ import pandas
 
 from lib import paths
 from lib.analysis import contrasts as questions
-from lib.analysis.edits import Measured, answer_table, collect, edit_table
+from lib.analysis.edits import Measured, answer_table, collect, edit_table, share_by_fact
 from lib.config.blocks import Settings
+from lib.facts.records import FORGET
 from lib.stats import ALIKE, HIGHER, LOWER, Estimate, estimate, holm
 from lib.store import Store
 from lib.tables import UNEDITED
@@ -49,16 +50,19 @@ class Evidence:
         edits, answers = edit_table(data, settings), answer_table(data, settings)
         tables = questions.measures(data, edits, answers, settings)
         pick = partial(questions.in_shared_formats, data, answers)
-        names = {n: n for n in data.sets} | {
-            b: a for a, others in data.also.items() for b in others
-        }
+        names = {n: n for n in data.sets}
+        names |= {b: a for a, others in data.also.items() for b in others}
         found = questions.contrasts(data, tables, settings, pick)
         return Evidence(data, answers, tables, found, names)
 
     def ordered(self, measure: str) -> dict[str, pandas.Series]:
-        """{localization of ORDER: its facts}, of those that count; of localizations that train the
-        same weights, the first."""
-        table, first = self.tables[measure], {}
+        """`picked` of a measure's table."""
+        return self.picked(self.tables[measure])
+
+    def picked(self, table: pandas.DataFrame) -> dict[str, pandas.Series]:
+        """{localization of ORDER: its facts}, of those in a table (fact id x edit); of
+        localizations that train the same weights, the first."""
+        first = {}
         for name in ORDER:
             first.setdefault(self.names.get(name), name)
         return {n: table[edit].dropna() for edit, n in first.items() if edit in table}
@@ -218,13 +222,7 @@ def _late(found: Evidence) -> tuple[str, str]:
 def _retained(found: Evidence, settings: Settings) -> tuple[str, str]:
     rows = found.data.asked
     rows = rows[(rows.split == "retain_test") & (rows.format == found.data.training)]
-    rows = rows[rows.localization != UNEDITED]
-    table = (rows.answer == rows.true).astype(float)
-    table = table.groupby([rows.id, rows.localization]).mean().unstack()
-    first = {}
-    for name in ORDER:
-        first.setdefault(found.names.get(name), name)
-    return tie({n: table[e].dropna() for e, n in first.items() if e in table}, settings)
+    return tie(found.picked(share_by_fact(rows[rows.localization != UNEDITED])), settings)
 
 
 def _relearning(found: Evidence, settings: Settings) -> tuple[str, str]:
@@ -253,15 +251,12 @@ def _probes(table: pandas.DataFrame, settings: Settings) -> tuple[str, str]:
 def inside(store: Store, task: str, settings: Settings) -> pandas.DataFrame:
     """1 where a probe of the last layer, fitted on the edited model, reads an edited fact's true
     answer: fact id x localization; empty where the task's edits face no probes."""
-    parts = []
-    for seed in settings.seeds if task in settings.attacks.tasks else []:
-        rows = store.load("attack_inside/rows", task, seed)
-        rows = rows[(rows.attack == "probes") & (rows.variant == "refit")]
-        last = (rows.budget == rows.budget.max()) & rows.split.str.startswith("forget")
-        rows = rows[last & rows.localization.isin(settings.attacks.compare)]
-        hit = (rows.answer == rows.true).astype(float)
-        parts.append(hit.groupby([f"{seed}/" + rows.id, rows.localization]).mean().unstack())
-    return pandas.concat(parts) if parts else pandas.DataFrame()
+    if task not in settings.attacks.tasks:
+        return pandas.DataFrame()
+    rows = store.load_seeds("attack_inside/rows", task, settings.seeds)
+    rows = rows[(rows.attack == "probes") & (rows.variant == "refit")]
+    last = (rows.budget == rows.budget.max()) & rows.split.isin(FORGET)
+    return share_by_fact(rows[last & rows.localization.isin(settings.attacks.compare)])
 
 
 def _depth(found: Evidence) -> tuple[str, str]:

@@ -78,11 +78,14 @@ def _markdown(task: str) -> str:
 
 
 def _table(table: pandas.DataFrame) -> str:
-    head = ["localization", *table.columns]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, row in zip(table.index, table.to_dict("records")):
-        lines.append("| " + " | ".join([f"`{name}`", *(str(v) for v in row.values())]) + " |")
-    return "\n".join(lines)
+    rows = [[f"`{name}`", *map(str, row)] for name, *row in table.itertuples()]
+    return "\n".join(_lines_of(["localization", *table], rows))
+
+
+def _lines_of(head: list[str], rows: list) -> list[str]:
+    """A table as lines of markdown; rows: of texts."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [lines[0], "|---" * len(head) + "|", *lines[1:]]
 
 
 def reader(task: str):
@@ -128,7 +131,7 @@ def findings(task: str) -> list[str]:
 
 def cells(tasks) -> str:
     """Claim, number and table cell, as markdown: one row per number."""
-    lines = ["| claim | number | cell |", "|---|---|---|"]
+    rows = []
     for task in tasks:
         read = reader(task)
         for claim in claims(task):
@@ -136,24 +139,23 @@ def cells(tasks) -> str:
             for name, (table, where, column, _) in claim.cells.items():
                 key = ", ".join(f"{k} = {v}" for k, v in where.items())
                 cell = f"`results/{task}/{table}.csv`: `{column}` where {key}"
-                lines.append(f"| {text} | {claim.number(name, read)} | {cell} |")
+                rows.append((text, claim.number(name, read), cell))
                 text = ""
-    return "\n".join(lines)
+    return "\n".join(_lines_of(["claim", "number", "cell"], rows))
 
 
 def speed(table: Path = paths.ROOT / "bench" / "speed.csv") -> str:
     """What `make bench` measured, as markdown; ratios are to our own code in the same run."""
     if not table.exists():
         return "*Not measured yet: run `make bench`.*"
-    rows = pandas.read_csv(table)
     head = ["method", "contender", "seconds", "times ours", "memory (MiB)", "largest difference"]
-    lines = ["| " + " | ".join([*head, "share of achievable GFLOP/s"]) + " |", "|---" * 7 + "|"]
-    for r in rows.itertuples():
+    head, rows = [*head, "share of achievable GFLOP/s"], []
+    for r in pandas.read_csv(table).itertuples():
         row = (r.method, r.contender, f"{r.seconds:.1f}", f"{r.times_ours:.1f}")
         same = "" if r.contender == "ours" else f"{r.largest_difference:.0e}"
-        row += (f"{r.memory_mib:.0f}", same, f"{r.share_of_achievable:.0%}")
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join([*lines, "", "![Seconds and memory of each contender](../bench/speed.png)"])
+        rows.append((*row, f"{r.memory_mib:.0f}", same, f"{r.share_of_achievable:.0%}"))
+    picture = "![Seconds and memory of each contender](../bench/speed.png)"
+    return "\n".join([*_lines_of(head, rows), "", picture])
 
 
 def write_docs(tasks, folder: Path = paths.ROOT) -> None:

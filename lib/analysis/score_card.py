@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy
 import pandas
 
-from lib.analysis.edits import failed, known
+from lib.analysis.edits import failed, known, recovery_of
 from lib.attacks import battery
 from lib.attacks.target import MASK
 from lib.config.blocks import GROUPS, Settings
@@ -25,7 +25,7 @@ from lib.edit import delta
 from lib.facts.records import FORGET
 from lib.measure.formats import Formats
 from lib.model.components import load_set
-from lib.stats import luckiest, recovery
+from lib.stats import luckiest
 from lib.store import Store
 from lib.tables import UNEDITED
 
@@ -102,12 +102,11 @@ def attack_table(records: AttackRecords, settings: Settings) -> pandas.DataFrame
     for (name, attack), part in allowed(records, settings).groupby(KEY, sort=False):
         stopped, chosen_on = stop(part)
         right = (stopped.answer == stopped.true).groupby(stopped.split).mean()
-        heldout, nobody = (stopped[stopped.split == s] for s in ("forget_heldout", "never_known"))
+        heldout = stopped[stopped.split == "forget_heldout"]
         row = {"localization": name, "attack": attack, "variant": stopped.variant.iloc[0]}
         row |= {"budget": stopped.budget.iloc[0], "chosen_on": chosen_on}
         row |= {"back": int((heldout.answer == heldout.true).sum())}
-        how = settings.statistics
-        row |= vars(recovery(heldout, nobody, records.known, how.level, how.resamples))
+        row |= vars(recovery_of(stopped, records.known, settings))
         row |= {"taught": right.get("forget_train"), "retained": right.get("retain_test")}
         row |= {"invented": right.get("never_known")}
         rows.append(row | {"failed": failed(right, settings) if teaches[attack] else ""})
@@ -138,9 +137,8 @@ def stop(part: pandas.DataFrame) -> tuple[pandas.DataFrame, float]:
     seen = seen if len(seen) else part[part.split == "forget_train"]
     right = (seen.answer == seen.true).groupby([seen[c] for c in STOP], sort=False)
     score = right.mean()[right.size() >= right.size().max() / 2]  # not formats that ask few facts
-    order = score.reset_index(name="share").sort_values(
-        ["share", "budget"], ascending=[False, True]
-    )
+    score = score.reset_index(name="share")
+    order = score.sort_values(["share", "budget"], ascending=[False, True])
     variant, budget, share = order.iloc[0]
     full = part[(part.variant == variant) & (part.split != battery.CHOOSING)]
     full = full[full.budget <= budget]  # it may have had enough earlier, with each seed's facts
@@ -156,12 +154,11 @@ def worst_case(
     R of any of these on the scored half, which no attacker could pick; luck: what the largest R of
     as many guessers would be."""
     counts = table[table.admitted & (table.failed == "") & (table.localization != MASK)]
-    rows = []
+    kept, rows = [*KEY, *STOP, "back", "n", "value", "low", "high", "floor"], []
     for _, mine in counts.groupby("localization", sort=False):
         best = mine.sort_values("chosen_on", ascending=False, kind="stable").iloc[0]
         share = luckiest(int(best.n), best.prior, len(mine))
         luck = (share - best.prior) / (records.known - best.prior)
-        row = {c: best[c] for c in (*KEY, *STOP, "back", "n", "value", "low", "high", "floor")}
-        rows.append(row | {"attacks": len(mine), "highest": mine.value.max(), "luck": luck})
-    columns = [*KEY, *STOP, "back", "n", "value", "low", "high", "floor", "attacks"]
-    return pandas.DataFrame(rows, columns=[*columns, "highest", "luck"])
+        found = {"attacks": len(mine), "highest": mine.value.max(), "luck": luck}
+        rows.append(best[kept].to_dict() | found)
+    return pandas.DataFrame(rows, columns=[*kept, "attacks", "highest", "luck"])

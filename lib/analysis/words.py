@@ -15,11 +15,11 @@ import pandas
 from lib.stats import ALIKE, HIGHER, LOWER
 
 MEASURES = {
-    "new-vocabulary": "new answer with other answer words",
-    "new-wording": "new answer in another wording",
-    "old-vocabulary": "old answer with other answer words",
-    "old-wording": "old answer in another wording",
-    "back": "old answer of the held-out half after relearning",
+    "new-vocabulary": "New answer with other answer words",
+    "new-wording": "New answer in another wording",
+    "old-vocabulary": "Old answer with other answer words",
+    "old-wording": "Old answer in another wording",
+    "back": "Old answer of the held-out half after relearning",
 }
 
 
@@ -58,7 +58,7 @@ class Claim:
 def contrast(rows: pandas.DataFrame, question: str, measure: str, a: str, b: str) -> Claim:
     """One comparison; rows: the table of contrasts; a, b: names of the two sides."""
     found = rows[(rows.question == question) & (rows.measure == measure)]
-    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    what = MEASURES[measure]
     if found.empty or pandas.isna(found.value.iloc[0]):
         return Claim(f"{what}: {a} and {b} cannot be compared, an edit or format does not count.")
     verdict = found.verdict.iloc[0]
@@ -102,15 +102,14 @@ def against_each(rows: pandas.DataFrame, measure: str) -> str:
         )
         if len(part := mine.localization[mine.verdict == verdict])
     ]
-    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
-    return f"{what}, fact lookup is {'; '.join(groups) or 'compared with no edit'}."
+    return f"{MEASURES[measure]}, fact lookup is {'; '.join(groups) or 'compared with no edit'}."
 
 
 def step(fits: pandas.DataFrame, measure: str) -> Claim:
     """Is it a line or a step in depth? The model that predicts left-out layers better, if clearly
     so (by a tenth)."""
     rows = fits[fits.measure == measure].set_index("model")
-    what = MEASURES[measure][0].upper() + MEASURES[measure][1:]
+    what = MEASURES[measure]
     if not {"line", "step"} <= set(rows.index):
         return Claim(f"{what}: too few single MLPs count to fit a line or a step.")
     line, jump = rows.left_out["line"], rows.left_out["step"]
@@ -137,11 +136,12 @@ def by_layer(edits: pandas.DataFrame, back: pandas.DataFrame) -> list[Claim]:
         for r in edits.itertuples()
         for n in (r.localization, *r.also.split())
     ]
+    kinds = {
+        r"mlp-\d+": "by the one MLP that is trained",
+        r"mlp-window-\d+": "by the first layer of a window that is trained",
+    }
     found = []
-    for what, kind in (
-        ("by the one MLP that is trained", r"mlp-\d+"),
-        ("by the first layer of a window that is trained", r"mlp-window-\d+"),
-    ):
+    for kind, what in kinds.items():
         mine = {int(n.rsplit("-", 1)[1]): rest for n, *rest in named if re.fullmatch(kind, n)}
         found += [_counts(what, mine, back.set_index("localization"))] if mine else []
     return found

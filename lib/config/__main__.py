@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
+from lib.config.errors import on_the_command_line
 from lib.config.profiles import apply_profile
 
 if len(sys.argv) != 3 or sys.argv[1] != "apply":
     sys.exit("usage: python -m lib.config apply profiles/NAME.yaml")
-try:
+with on_the_command_line():
     apply_profile(Path(sys.argv[2]))
-except (ValueError, OSError) as problem:
-    sys.exit(f"error: {problem}")

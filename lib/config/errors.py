@@ -4,6 +4,8 @@ it and the cure."""
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
@@ -91,6 +93,15 @@ def _names_at(block, location: tuple) -> list[str]:
         if field and arguments:  # a dict of blocks: the next step is its key
             return list(block.model_fields)
     return list(block.model_fields)
+
+
+@contextmanager
+def on_the_command_line():
+    """Ends the program with the one sentence of what is wrong, if anything is."""
+    try:
+        yield
+    except (ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")
 
 
 def pick(kind: str, name: str, table: dict):

@@ -21,10 +21,9 @@ def parse(raw: dict) -> Settings:
         _check_task(name, task, settings)
     if settings.edit.choose == "grid" and not settings.edit.try_on:
         raise ValueError("edit.try_on is empty: list localizations that the settings are tried on")
-    late = [share for share in settings.edit.read_at if share >= settings.edit.strength]
-    if late:
+    for late in (share for share in settings.edit.read_at if share >= settings.edit.strength):
         raise ValueError(
-            f"edit.read_at has {late[0]}, but edits stop at edit.strength "
+            f"edit.read_at has {late}, but edits stop at edit.strength "
             f"{settings.edit.strength}: delete it"
         )
     if (settings.edit.choose == "published") != (settings.edit.published_model is not None):
@@ -35,9 +34,8 @@ def parse(raw: dict) -> Settings:
         )
     check_reads("attack_relearn", settings.attack_relearn)
     names = [name for group in GROUPS for name in getattr(settings, f"attack_{group}")]
-    twice = [n for n in names if names.count(n) > 1]
-    if twice:
-        raise ValueError(f"two attacks are called '{twice[0]}': rename one of them in params.yaml")
+    for name in (n for n in names if names.count(n) > 1):
+        raise ValueError(f"two attacks are called '{name}': rename one of them in params.yaml")
     return settings
 
 
@@ -69,10 +67,9 @@ def _check_names(settings: Settings) -> None:
             raise ValueError(f"`{where}` has tasks but an empty `compare`: list localizations")
         if where == "weight_masks" or not block.tasks and where != "attacks":
             continue
-        absent = [n for n in methods if n not in settings.compare]
-        if absent:
+        for absent in (n for n in methods if n not in settings.compare):
             raise ValueError(
-                f"`{where}.compare` lists '{absent[0]}', which `compare` does not: it needs that "
+                f"`{where}.compare` lists '{absent}', which `compare` does not: it needs that "
                 "edit, add it there"
             )
         if where != "attacks":
@@ -92,10 +89,9 @@ def _check_sweep(settings: Settings) -> None:
         settings.task(task)
         _check_trained("sweep.several", names, settings)
         edited = {*settings.compare, *settings.sweep.localizations.get(task, ())}
-        alone = [name for name in names if name not in edited]
-        if alone:
+        for alone in (name for name in names if name not in edited):
             raise ValueError(
-                f"`sweep.several` lists '{alone[0]}', which is edited on one wording nowhere: add "
+                f"`sweep.several` lists '{alone}', which is edited on one wording nowhere: add "
                 f"it to `sweep.localizations` of '{task}'"
             )
 
@@ -111,9 +107,8 @@ def _check_trained(where: str, names: list[str], settings: Settings) -> None:
 
 def _check_task(name: str, task: Task, settings: Settings) -> None:
     needed = ("formats", "never_known", "subject_column", "label_column")
-    lacking = [n for n in needed if task.source == "table" and getattr(task, n) is None]
-    if lacking:
-        raise ValueError(f"task '{name}' lacks the parameter '{lacking[0]}': add it")
+    for lacking in (n for n in needed if task.source == "table" and getattr(task, n) is None):
+        raise ValueError(f"task '{name}' lacks the parameter '{lacking}': add it")
     columns = ("relation_column", "subject_column", "label_column", "edit_column")
     read = [getattr(task, c) for c in columns if getattr(task, c) is not None]
     if len(set(read)) < len(read):

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from lib.config.blocks import ModelSettings
+from lib.config.errors import on_the_command_line
 from lib.edit import delta
 from lib.model.loading import load_model
 
@@ -62,10 +63,8 @@ def main(arguments: list[str]) -> None:
     wanted = parser.parse_args(arguments)
     if (wanted.edit is None) != wanted.undo:
         parser.error("give an edit and a folder, or --undo and a folder")
-    try:
+    with on_the_command_line():
         undo(wanted.folder) if wanted.undo else export(wanted.edit, wanted.folder)
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
     print(f"{'restored' if wanted.undo else 'saved'} {wanted.folder}")
 
 

@@ -37,10 +37,8 @@ def battery(table: pandas.DataFrame, n: int, title: str):
         ok = mine.admitted.fillna(False).astype(bool) & (mine.failed.fillna("x") == "")
         for counts, face in ((ok, style.OLD), (~ok, "white")):
             rows, at = mine[counts], [i for i, c in enumerate(counts) if c]
-            color = style.OLD if face == style.OLD else "0.6"
-            axis.errorbar(
-                rows.value, at, xerr=style.errors(rows), fmt="o", color=color, mfc=face, ms=5
-            )
+            look = dict(fmt="o", color=style.OLD if counts is ok else "0.6", mfc=face, ms=5)
+            axis.errorbar(rows.value, at, xerr=style.errors(rows), **look)
         axis.axvline(1, **style.UNEDITED_LINE)
         axis.axvline(0, **style.CHANCE)
         axis.set(xlim=(max(table.low.min() - 0.1, -1.2), 1.15), title=style.label(name))
@@ -48,15 +46,13 @@ def battery(table: pandas.DataFrame, n: int, title: str):
     axes[0].set(yticks=range(len(attacks)), yticklabels=words)
     for y, (_, method) in enumerate(attacks):
         if not y or group[method] != group[attacks[y - 1][1]]:
-            axes[-1].annotate(
-                group[method], (1.02, y), xycoords=("axes fraction", "data"), fontsize=7.5
-            )
+            beside = dict(xycoords=("axes fraction", "data"), fontsize=7.5)
+            axes[-1].annotate(group[method], (1.02, y), **beside)
             for axis in axes:
                 axis.axhline(y - 0.5, color="0.8", lw=0.6)
     axes[0].invert_yaxis()
-    figure.supxlabel(
-        "recovery R of the held-out half: 0 guessing, 1 all that was known", fontsize=8.5
-    )
+    words = "recovery R of the held-out half: 0 guessing, 1 all that was known"
+    figure.supxlabel(words, fontsize=8.5)
     style.headline(figure, title)
     return figure
 
@@ -86,8 +82,7 @@ def inside(table: pandas.DataFrame, title: str, readers: tuple[str, ...] = ()):
             mine = table[(table.reader == reader) & (table.localization == name)]
             for (split, answer), (words, color, line) in LINES.items():
                 part = mine[(mine.split == split) & (mine.answer == answer)].sort_values("layer")
-                axis.fill_between(part.layer, part.low, part.high, color=color, alpha=0.15, lw=0)
-                axis.plot(part.layer, part.value, line, color=color, lw=1.3, label=words)
+                style.band(axis, part.layer, part, line, 0.15, color=color, lw=1.3, label=words)
             if name in first:
                 axis.axvspan(-1, first[name], color="0.93", lw=0, zorder=0)
             axis.set(ylim=(-0.04, 1.04), xlim=(-1, table.layer.max()))
@@ -95,8 +90,7 @@ def inside(table: pandas.DataFrame, title: str, readers: tuple[str, ...] = ()):
     for axis, name in zip(axes[0], names):
         axis.set_title(style.label(name))
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.supxlabel(
-        "layer (shaded: up to the first trained one, nothing has changed)", fontsize=8.5
-    )
+    words = "layer (shaded: up to the first trained one, nothing has changed)"
+    figure.supxlabel(words, fontsize=8.5)
     style.headline(figure, title)
     return figure

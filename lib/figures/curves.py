@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas
+import seaborn
 
-from lib.figures.style import CHANCE, COLORBLIND, headline, label
+from lib.figures.style import CHANCE, COLORBLIND, band, headline, label
 
 
 def removals(table: pandas.DataFrame, chance: float, title: str):
@@ -43,27 +44,32 @@ def scaling(table: pandas.DataFrame, title: str):
 
 
 def _against(table: pandas.DataFrame, x: str, words: dict[str, str], what: str):
-    """(figure, axes): one column per localization, one row per kind of format, one line with
-    interval per split against column `x`."""
-    names, kinds = list(dict.fromkeys(table.localization)), list(dict.fromkeys(table.kind))
-    size = (3.1 * len(names) + 0.8, 2.4 * len(kinds) + 0.9)
-    figure, axes = plt.subplots(
-        len(kinds), len(names), figsize=size, sharex=True, sharey=True, squeeze=False
-    )
+    """(figure, axes): see `_grid`; one line with interval per split against column `x`."""
     lines = {"retain_test": (COLORBLIND[2], "-.", "s"), "forget": (COLORBLIND[3], "-", "o")}
-    for row, kind in enumerate(kinds):
-        for axis, name in zip(axes[row], names):
-            mine = table[(table.localization == name) & (table.kind == kind)]
-            for split, (color, line, marker) in lines.items():
-                rows = mine[mine.split == split].sort_values(x)
-                axis.fill_between(rows[x], rows.low, rows.high, color=color, alpha=0.2, lw=0)
-                axis.plot(
-                    rows[x], rows.value, line, color=color, marker=marker, ms=3, label=words[split]
-                )
+
+    def draw(axis, mine):
+        for split, (color, line, marker) in lines.items():
+            rows = mine[mine.split == split].sort_values(x)
+            look = dict(color=color, marker=marker, ms=3, label=words[split])
+            band(axis, rows[x], rows, line, 0.2, **look)
+
+    return _grid(table, 3.1, f"{what},\n", draw)
+
+
+def _grid(table: pandas.DataFrame, width: float, what: str, draw):
+    """(figure, axes): one column per localization, `width` inches wide, and one row per kind of
+    format; draw(axis, rows) fills each."""
+    names, kinds = table.localization.unique(), table.kind.unique()
+    size = (width * len(names) + 1, 2.4 * len(kinds) + 1)
+    shared = dict(sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(len(kinds), len(names), figsize=size, **shared)
+    for row, kind in zip(axes, kinds):
+        for axis, name in zip(row, names):
+            draw(axis, table[(table.localization == name) & (table.kind == kind)])
             axis.set(ylim=(-0.04, 1.04))
-            if row == 0:
-                axis.set_title(label(name), fontsize=9)
-        axes[row][0].set_ylabel(f"{what},\n{kind}", fontsize=9)
+        row[0].set_ylabel(f"{what}{kind}", fontsize=9)
+    for axis, name in zip(axes[0], names):
+        axis.set_title(label(name), fontsize=9)
     axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure, axes
 
@@ -75,34 +81,18 @@ def batches(table: pandas.DataFrame, title: str):
     table: rows (localization, kind, batch, after, value, low, high); batch 0: retained facts, the
     share answered correctly.
     """
-    names, kinds = list(dict.fromkeys(table.localization)), list(dict.fromkeys(table.kind))
-    size = (3.8 * len(names) + 1, 2.4 * len(kinds) + 1)
-    figure, axes = plt.subplots(
-        len(kinds), len(names), figsize=size, sharex=True, sharey=True, squeeze=False
-    )
     number = int(table.batch.max())
-    for row, kind in enumerate(kinds):
-        for axis, name in zip(axes[row], names):
-            mine = table[(table.localization == name) & (table.kind == kind)]
-            for batch, rows in mine.groupby("batch"):
-                shade = (batch - 1) / max(number - 1, 1)
-                color = tuple((1 - shade) * a + shade * b for a, b in zip(*_ENDS))
-                look = {"color": color, "marker": "o", "label": f"batch {batch}"}
-                if batch == 0:
-                    look = {"color": "0.4", "ls": "--", "marker": "s", "label": "retained facts"}
-                rows = rows.sort_values("after")
-                axis.fill_between(
-                    rows.after, rows.low, rows.high, color=look["color"], alpha=0.08, lw=0
-                )
-                axis.plot(rows.after, rows.value, ms=3, **look)
-            axis.set(ylim=(-0.04, 1.04), xticks=range(number + 1))
-            if row == 0:
-                axis.set_title(label(name), fontsize=9)
-        axes[row][0].set_ylabel(f"new answer (retained:\ntrue), {kind}", fontsize=9)
-    axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    shades = seaborn.blend_palette([COLORBLIND[0], COLORBLIND[3]], number)
+
+    def draw(axis, mine):
+        for batch, rows in mine.sort_values("after").groupby("batch"):
+            line, look = "-", dict(color=shades[batch - 1], marker="o", label=f"batch {batch}")
+            if batch == 0:
+                line, look = "--", dict(color="0.4", marker="s", label="retained facts")
+            band(axis, rows.after, rows, line, 0.08, ms=3, **look)
+        axis.set_xticks(range(number + 1))
+
+    figure, _ = _grid(table, 3.8, "new answer (retained:\ntrue), ", draw)
     figure.supxlabel("after this many batches have been edited", fontsize=9)
     headline(figure, title)
     return figure
-
-
-_ENDS = COLORBLIND[0], COLORBLIND[3]  # first batch, last batch

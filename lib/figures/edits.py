@@ -16,14 +16,13 @@ def spans(edits: pandas.DataFrame) -> pandas.DataFrame:
     """First and last trained MLP of single MLPs and windows, one row per name, windows that equal
     another edit under its rows too: columns localization, first_layer, last_layer, single,
     reached."""
-    rows = []
-    for r in edits.itertuples():
-        layers = [int(layer) for layer in str(r.mlp).split()]
-        for name in [r.localization, *str(r.also).split()]:
-            if name.startswith("mlp-") and layers:
-                rows.append((r.localization, layers[0], layers[-1], len(layers) == 1, r.reached))
-    columns = ["localization", "first_layer", "last_layer", "single", "reached"]
-    return pandas.DataFrame(rows, columns=columns)
+    names = edits.localization + " " + edits.also
+    found = edits.assign(name=names.str.split(), layers=edits.mlp.str.split()).explode("name")
+    found = found[found.name.str.startswith("mlp-") & found.layers.str.len().gt(0)]
+    found["first_layer"] = found.layers.str[0].astype(int)
+    found["last_layer"] = found.layers.str[-1].astype(int)
+    found["single"] = found.layers.str.len() == 1
+    return found[["localization", "first_layer", "last_layer", "single", "reached"]]
 
 
 def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.DataFrame, found: dict):
@@ -55,9 +54,8 @@ def sweep(carried: pandas.DataFrame, back: pandas.DataFrame, effect: pandas.Data
     axes[3].axhline(found["prior"], **style.CHANCE)
     axes[1].legend(loc="upper right", framealpha=0.9)
     axes[3].set(xticks=range(found["n_layers"]), xlim=(-0.7, found["n_layers"] - 0.3))
-    axes[3].set_xlabel(
-        "trained layer (points: one MLP; bars: a window; hollow or dotted: not counted)"
-    )
+    words = "trained layer (points: one MLP; bars: a window; hollow or dotted: not counted)"
+    axes[3].set_xlabel(words)
     style.headline(figure, found["title"])
     return figure
 
@@ -69,22 +67,15 @@ def _by_layer(axis, rows: pandas.DataFrame, color, marker: str, first: bool, wor
     rows = rows.assign(value=rows.value.where(rows.reached))
     one, windows = rows[rows.single].sort_values("first_layer"), rows[~rows.single]
     counted = one.dropna(subset="value")
-    look = dict(color=color, ms=5 if first else 3.5)
-    axis.errorbar(
-        counted.first_layer + (0 if first else 0.18),
-        counted.value,
-        yerr=style.errors(counted),
-        fmt=marker + ("-" if first else ":"),
-        lw=1.1,
-        elinewidth=0.7,
-        label=words or None,
-        **look,
-    )
+    shift, line, size = (0, "-", 5) if first else (0.18, ":", 3.5)
+    look = dict(color=color, ms=size, lw=1.1, elinewidth=0.7, label=words or None)
+    at, error = counted.first_layer + shift, style.errors(counted)
+    axis.errorbar(at, counted.value, yerr=error, fmt=marker + line, **look)
     hollow = one[one.value.isna()]
     axis.plot(hollow.first_layer, hollow.all_formats, marker, mfc="none", mec=color, alpha=0.5)
     for row in windows.itertuples() if first else ():
-        value, missing = row.value, pandas.isna(row.value)
-        value, line = (row.all_formats, ":") if missing else (value, "-")
+        counts = pandas.notna(row.value)
+        value, line = (row.value, "-") if counts else (row.all_formats, ":")
         ends = [row.first_layer - 0.3, row.last_layer + 0.3]
         axis.plot(ends, [value] * 2, line, color=color, alpha=0.45, lw=3, solid_capstyle="butt")
 
@@ -115,10 +106,8 @@ def answers(table: pandas.DataFrame, names: list[str], title: str):
         axis.tick_params(left=axis is axes[0][0])
         axis.grid(False)
     style.name_rows(axes[0][0], names)
-    words = (
-        "edited facts: new answer (blue), another (grey), old (vermillion); tick: retained facts"
-    )
-    figure.supxlabel(words, fontsize=8.5)
+    words = "edited facts: new answer (blue), another (grey), old (vermillion)"
+    figure.supxlabel(f"{words}; tick: retained facts", fontsize=8.5)
     style.headline(figure, title)
     figure.subplots_adjust(wspace=0.12)
     return figure
@@ -160,10 +149,8 @@ def relearning(table: pandas.DataFrame, names: list[str], found: dict):
     """
     columns = min(4, len(names))
     height = -(-len(names) // columns)
-    size = (style.WIDTH, 1.75 * height + 0.7)
-    figure, axes = plt.subplots(
-        height, columns, figsize=size, sharex=True, sharey=True, squeeze=False
-    )
+    shape = dict(figsize=(style.WIDTH, 1.75 * height + 0.7), sharex=True, sharey=True)
+    figure, axes = plt.subplots(height, columns, squeeze=False, **shape)
     colors = {
         "forget_heldout": (style.OLD, "-", "o"),
         "forget_train": (style.OLD, ":", None),
@@ -202,14 +189,8 @@ def side_effects(table: pandas.DataFrame, title: str):
     for axis, (measure, words) in zip(axes, SIDE_EFFECTS.items()):
         rows = table[table.measure == measure].set_index("localization")
         shown = rows.loc[names]
-        axis.errorbar(
-            shown.value,
-            range(len(names)),
-            xerr=style.errors(shown),
-            fmt="o",
-            color=style.GREY,
-            ms=5,
-        )
+        look = dict(xerr=style.errors(shown), fmt="o", color=style.GREY, ms=5)
+        axis.errorbar(shown.value, range(len(names)), **look)
         axis.axvline(rows.value["unedited"], **style.UNEDITED_LINE)
         axis.set_xlabel(words)
     style.name_rows(axes[0], names)

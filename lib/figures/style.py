@@ -68,6 +68,12 @@ def errors(rows) -> list:
     return [(rows.value - rows.low).clip(lower=0), (rows.high - rows.value).clip(lower=0)]
 
 
+def band(axis, x, rows, line: str, alpha: float, **look) -> None:
+    """A line over its intervals; rows: value, low, high, one for each of x."""
+    axis.fill_between(x, rows.low, rows.high, color=look["color"], alpha=alpha, lw=0)
+    axis.plot(x, rows.value, line, **look)
+
+
 def name_rows(axis, names: list[str]) -> None:
     """One row per localization, the first on top."""
     axis.set(yticks=range(len(names)), yticklabels=[label(n) for n in names])

@@ -79,11 +79,11 @@ def transplant(
     with sight.trace(given):
         kept = nnsight.save([])
         for layer in layers:
-            output = layer.output[0] if isinstance(layer.output, tuple) else layer.output
+            output = leaving(layer.output)
             kept.append(output.reshape(-1, output.shape[-1])[at])
     for layer, value in zip(layers, kept):
         with sight.trace(ids):
-            output = layer.output[0] if isinstance(layer.output, tuple) else layer.output
+            output = leaving(layer.output)
             output.view(-1, output.shape[-1])[to] = value
             logits = nnsight.save(sight.output.logits[0, -1])
         found.append(logits.float().softmax(-1)[tokens])
@@ -122,12 +122,8 @@ def _by_lens(lens, ids: Tensor, layer: int, token: int, value: Tensor) -> dict[s
     names = [f"blocks.{i}.hook_mlp_out" for i in range(lens.cfg.n_layers)]
     with torch.no_grad():
         out = lens.run_with_hooks(ids, fwd_hooks=[(hook, lambda old, hook: value[None])])
-
-    def open_hook(old, hook):
-        held["value"] = old.detach().requires_grad_(True)
-        return held["value"]
-
-    leaving(lens.run_with_hooks(ids, fwd_hooks=[(hook, open_hook)]))[0, -1, token].backward()
+    opened = [(hook, lambda old, hook: _opened(held, old))]
+    leaving(lens.run_with_hooks(ids, fwd_hooks=opened))[0, -1, token].backward()
     values = torch.stack([cache[name][0] for name in names])
     patched, slope = leaving(out)[0, -1], held["value"].grad[0]
     return {"activations": values, "patch": patched, "gradient": slope}
@@ -157,11 +153,12 @@ def _by_sight(sight, model, ids: Tensor, layer: int, token: int, value: Tensor):
 def _slope(model, module, ids: Tensor, token: int) -> Tensor:
     """Gradient of one logit with respect to a module's output, by plain hooks: (T, d_model)."""
     held = {}
-
-    def open_gradient(_, args, output):
-        held["value"] = output.detach().requires_grad_(True)
-        return held["value"]
-
-    with hooked(after(module, open_gradient)):
+    with hooked(after(module, lambda _, args, output: _opened(held, output))):
         model(ids).logits[0, -1, token].backward()
     return held["value"].grad[0]
+
+
+def _opened(held: dict, value: Tensor) -> Tensor:
+    """An activation as a leaf whose gradient is wanted, kept in `held`."""
+    held["value"] = value.detach().requires_grad_(True)
+    return held["value"]

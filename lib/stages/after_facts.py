@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from lib import config, paths
+from lib.config.errors import on_the_command_line
 from lib.facts.records import load_facts
 from lib.stages.checks import check_facts
 from lib.store import Store
@@ -23,7 +24,5 @@ def main(task: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with on_the_command_line():
         main(*sys.argv[1:])
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")

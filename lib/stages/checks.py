@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Iterator
 
 from lib import config, paths
@@ -16,7 +15,7 @@ from lib.attacks import battery
 from lib.attacks.jailbreak import load_wordings
 from lib.attacks.probes import learnable
 from lib.config.blocks import GROUPS, Settings, Task
-from lib.config.errors import closest, read_text
+from lib.config.errors import closest, on_the_command_line, read_text
 from lib.edit.sequential import batches
 from lib.facts import text
 from lib.facts.records import FactRecord, FactSplit, answer_pairs, make_split
@@ -179,11 +178,7 @@ def _not_attacked(
 
 
 if __name__ == "__main__":
-    try:
+    with on_the_command_line():
         found = check_all()
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")
-    print(
-        f"settings and tables are sound: {len(found.localizations)} localizations, seeds "
-        f"{found.seeds}"
-    )
+    count = len(found.localizations)
+    print(f"settings and tables are sound: {count} localizations, seeds {found.seeds}")

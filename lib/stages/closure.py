@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from lib import tables
@@ -232,9 +233,14 @@ def _without_fields(tree: ast.Module) -> ast.Module:
     return tree
 
 
+@cache
+def _schema() -> dict:
+    return Settings.model_json_schema()
+
+
 def _defaults(block: str) -> list[tuple[str, str]]:
     """(parameter, default) of a block of params.yaml and of the blocks in it."""
-    schema = Settings.model_json_schema()
+    schema = _schema()
     kinds = re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema["properties"][block]))
     found = []
     for kind in kinds:

@@ -8,10 +8,10 @@ draw_name.txt. `python -m lib.stages.code`
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from lib import paths
+from lib.config.errors import on_the_command_line
 from lib.stages.checks import check_all
 from lib.stages.closure import Library, cells, code_of, runnable
 
@@ -46,7 +46,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with on_the_command_line():
         main()
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")

@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 from lib import paths
+from lib.config.errors import on_the_command_line
 from lib.config.profiles import apply_profile
 
 PARTS = ("lib", "notebooks", "profiles", "data/raw", "data/reference", "dvc.yaml", "params.yaml")
-PARTS += (".dvc/config", ".dvcignore", ".gitignore")
+PARTS += (".dvc/config", ".dvcignore", ".gitignore", "book/__init__.py", "book/live.py")
+PARTS += ("book/computed.py", "book/data")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 
 
@@ -41,7 +43,5 @@ def make_copy(folder: Path, profile: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m lib.stages.copy FOLDER profiles/NAME.yaml")
-    try:
+    with on_the_command_line():
         make_copy(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")

@@ -44,7 +44,7 @@
 
   function draw() {
     const options = edits.map((e) => [e.localization, X.words(e.localization) + (e.localization.startsWith("mlp-")
-      && !e.localization.includes("window") ? "" : ` (${e.mlp.split(" ").length > 9 ? "all" : e.mlp})`)]);
+      && !e.localization.includes("window") ? "" : ` (${X.mlps(e)})`)]);
     const form = formats.find((f) => f.name === state.format), set = (key) => (v) => { state[key] = v; draw(); };
     const forms = formats.filter((f) => asked.has(f.name)).map((f) => [f.name, f.name, kinds[f.kind] || f.kind]);
     const [before, after] = [at("unedited"), at(state.edit)];

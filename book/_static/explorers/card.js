@@ -125,7 +125,7 @@
       X.picture("Attacks and edits: what comes back", left + columns.length * wide, 40 + attacks.length * high,
         ...titles, ...sides, ...never, ...cells),
       X.make("p", { class: "key" },
-        "Filled: counts. Dashed: failed a gate, or not shown to work. Bold frame: the worst case."),
+        "In each cell: old answers back, and R. Filled: counts; blue for R above 0, brown below. Dashed: failed a gate, or not shown to work. Bold frame: the worst case."),
       X.make("p", { "aria-live": "polite", class: "detail" }, detail),
       X.make("details", {}, X.make("summary", {}, "As a table"), table));
   }

@@ -110,6 +110,8 @@ const Explorer = {
     return `color-mix(in srgb, var(--x-${value < 0 ? "cold" : "ink"}) ${share}%, var(--x-paper))`;
   },
 
+  mlps: (edit) => (edit.mlp.split(" ").length > 9 ? "all" : edit.mlp || "none"),
+
   words: (edit) => {
     const single = edit.match(/^mlp-(\d+)$/);
     return single ? `MLP ${single[1]} alone` : edit === "unedited" ? "the unedited model" : edit;

@@ -15,7 +15,7 @@
   const share = (list) => (list.length ? right(list) / list.length : NaN);
 
   function dots(split, step) {
-    const list = of(state.edit, step, split), across = 16, size = 24;
+    const list = of(state.edit, step, split), size = 24, across = Math.floor(X.room(home, 16 * size) / size);
     const drawn = list.map((r, i) => {
       const is = r.answer === r.true ? "old" : r.answer === r.edit ? "new" : "other";
       const x = (i % across) * size + 12, y = Math.floor(i / across) * size + 12;
@@ -31,7 +31,7 @@
   }
 
   function curve(all) {
-    const [left, width, height] = [44, 380, 120], last = Math.max(1, all[all.length - 1]);
+    const [left, width, height] = [44, X.room(home, 380), 120], last = Math.max(1, all[all.length - 1]);
     const x = (s) => left + (s / last) * (width - left - 12), y = (v) => 10 + (1 - v) * (height - 34);
     const path = (split) => all.map((s,
       i) => `${i ? "L" : "M"}${x(s)} ${y(share(of(state.edit, s, split)))}`).join("");
@@ -61,7 +61,7 @@
       ? "more than by guessing" : "all that was known is back";
     const set = (change) => { Object.assign(state, change); draw(); };
     const options = [["unedited", "the unedited model"], ...edits.map((e) => [e.localization,
-      `${X.words(e.localization)} (MLPs ${e.mlp || "none"})`])].filter(([k]) => steps(k).length);
+      `${X.words(e.localization)} (MLPs ${X.mlps(e)})`])].filter(([k]) => steps(k).length);
     const verdict = step < all[all.length - 1] ? "the attack goes on" : gates
       ? `failed a gate (${gates}): what it shows does not count` : "the attack passed its gates";
     X.show(home,

@@ -22,7 +22,8 @@
   }
 
   function grid(node, hidden) {
-    const list = map(node), [left, w, h] = [92, 22, 22];
+    const list = map(node), space = X.room(home, 492), narrow = space < 492, [left, h] = [narrow ? 78 : 92, 22];
+    const w = Math.floor((space - left - 4) / layers.length);
     const cells = list.flatMap((r, t) => layers.map((layer, l) => {
       const value = share(r, layer), here = `${node}|${t}|${l}`;
       const choose = () => { Object.assign(state, hidden ? { guess: [t, l], shown: true, at: here }
@@ -38,8 +39,8 @@
         onclick: choose, onkeydown: (e) => press(e, node, t, l, choose) }, X.make("svg:title", {}, said));
     }));
     const tokens = list.map((r, t) => X.text(left - 6, 19 + t * h, r.token, { "text-anchor": "end" }));
-    const below = layers.map((layer, l) => X.text(left + (l + 0.5) * w, 20 + list.length * h, layer,
-      { "text-anchor": "middle" }));
+    const below = layers.map((layer, l) => X.text(left + (l + 0.5) * w, 20 + list.length * h,
+      narrow && l % 3 ? "" : layer, { "text-anchor": "middle" }));
     return X.make("figure", { "data-node": node }, X.make("figcaption", {}, X.make("strong", {}, node),
       ", token by layer"),
       X.picture(`${node}: share of the answer that returns, token by layer`, left + layers.length * w + 4,
@@ -73,7 +74,7 @@
       X.make("p", {}, `Traced answer: ${first.answer}. Clean ${X.number(first.p_clean)}, with noise on the name ${X.number(first.p_corrupt)}.`),
       X.make("p", { id: "trace-verdict", class: "headline", "aria-live": "polite" }, verdict),
       ...(open ? nodes.map((n) => grid(n, false)) : state.shown ? [] : [grid(nodes[0], true)]),
-      open ? X.make("p", { class: "key" }, "0 ", ...[0, 0.25, 0.5, 0.75, 1].map((v) => X.make("span",
+      open ? X.make("p", { class: "key" }, "Share of the answer that returns: 0 ", ...[0, 0.25, 0.5, 0.75, 1].map((v) => X.make("span",
         { class: "swatch square", style: `background: ${X.shade(v)}` })), " 1; ", X.make("span",
           { class: "swatch square", style: `background: ${X.shade(-0.6)}` }), " below 0") : null,
       X.make("p", { class: "detail", "aria-live": "polite" }, open && row

@@ -1,0 +1,1 @@
+"""Larger models and several machines: plan, paper profiles, cluster, GPU check (docs/SCALE.md)."""
