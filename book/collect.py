@@ -42,9 +42,9 @@ def executed(name: str, task: str) -> list[Path]:
     """What the run left of one notebook: its computing part, and the part that draws."""
     found = []
     for part in (name, f"draw_{name[3:]}"):
-        parts = sorted(paths.EXECUTED.glob(f"{part}__{task}*.ipynb")) or sorted(
-            paths.EXECUTED.glob(f"{part}*.ipynb")
-        )
+        kinds = (f"{part}__{task}*.ipynb", f"{part}__*.ipynb", f"{part}.ipynb")
+        every = (sorted(paths.EXECUTED.glob(kind)) for kind in kinds)
+        parts = next((some for some in every if some), [])
         wanted = [p for p in parts if EDIT in p.name] or parts
         found += wanted[:1]
     return found

@@ -68,9 +68,9 @@ def done() -> str:
 
 
 def sentences(table: pandas.DataFrame) -> list[str]:
-    """One sentence per question that has an outcome, for the first page."""
+    """One sentence per question that is decided, for the first page."""
     found = []
-    for row in table[table.folds > 0].itertuples():
+    for row in table[table.verdict != decide.WAITING].itertuples():
         against = [account for account in ACCOUNTS if refutes(row, account)]
         named = "all four accounts" if len(against) == len(ACCOUNTS) else " and ".join(against)
         tail = f"; against {named}" if against else ""
@@ -110,6 +110,13 @@ def _plain(task: str) -> str:
     return task.replace("-", " ").capitalize()
 
 
+PICTURE = """![Old answers back, by place of plant and of edit](../figures/study/planted.png)
+
+*Left: share of 32 old answers that come back after relearning, mean over seeds; "nowhere" is the
+true zero, the same names edited in the model that never knew them. Right: every cell against the
+share of the plant that the edited set holds; dotted: never planted.*"""
+
+
 def planted_title(where: pandas.DataFrame) -> str:
     """What the map says: the same late edit, of facts planted before it and in it."""
     back = where.set_index(["planted", "edited"]).back
@@ -143,6 +150,7 @@ def write_planted(
             f"| {_layers(place)} | {len(rows)} | {int(rows.sound.sum())} | {rows.steps.mean():.0f} "
             f"| {rows.known.mean():.2f} | {rows.own.mean():.2f} | {rows.others.min():.2f} |"
         )
+    _fill(PAGE, "planted", PICTURE)
     _fill(PAGE, "plants", "\n".join(lines))
     lines = ["| method | precision | on the unplanted model | mean rank |", "|---" * 4 + "|"]
     for method, rows in marks.groupby("method", sort=False):
