@@ -21,7 +21,9 @@ def draw(tables: dict[str, pandas.DataFrame], title: str):
     """A column per task; above, the differences of the three questions, fold by fold; below, every
     triple of sets that differ in one MLP. tables: {task: what `tables.load` gives}."""
     size = style.WIDTH, 5.2
-    figure, axes = pyplot.subplots(2, len(tables), figsize=size, squeeze=False, sharey="row")
+    figure, axes = pyplot.subplots(
+        2, len(tables), figsize=size, squeeze=False, sharex="row", sharey="row"
+    )
     for column, (task, table) in zip(axes.T, tables.items()):
         column[0].set_title(task.replace("-", " "))
         _differences(column[0], task, table)
@@ -87,7 +89,7 @@ def _differences(axis, task: str, table: pandas.DataFrame) -> None:
             axis.plot([low, high], [row, row], color=style.OLD, linewidth=1.5)
         label = "seen: mean, each fold" if not row else None
         axis.plot(found.mean() if len(found) else numpy.nan, row, "o", color=style.OLD, label=label)
-    axis.set(xlabel="difference in the share of old answers that come back")
+    axis.set(xlabel="difference in old answers back")
 
 
 def _triples(axis, task: str, table: pandas.DataFrame) -> None:
