@@ -26,7 +26,7 @@ test: env  ## all tests but the slow ones, a small pipeline through papermill in
 	@$(TESTS) -m "not slow"
 
 test-all: env  ## the slow ones too: CounterFact through a small pipeline, the course on the real model, the book in a browser
-	@python -m pip install --quiet --disable-pip-version-check -e ".[book,teachers]"
+	@python -m pip install --quiet --disable-pip-version-check -e ".[book,teachers,scale]"
 	@$(TESTS)
 
 test-fast: env  ## unit and contract tests alone (about four minutes)

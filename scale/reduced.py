@@ -87,13 +87,13 @@ def teach(folder: Path, name: str, texts: list[str], steps: int) -> None:
     family = typed()[name]["type"]
     small = shape(name)
     tiny.CONFIGS[MODEL] = lambda words: AutoConfig.for_model(family, vocab_size=words, **small)
-    model, tokenizer = tiny.taught(MODEL, texts, steps=steps, lr=2e-3)
+    model, tokenizer = tiny.taught(MODEL, texts, steps=steps, batch=16, lr=2e-3)
     model.config.architectures = [type(model).__name__]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def make(profile: Path, folder: Path, counterfact: Path, steps: int = 300) -> None:
+def make(profile: Path, folder: Path, counterfact: Path, steps: int = 250) -> None:
     """The copy, with its model; counterfact: a file of facts. Errors as of `load_counterfact`."""
     raw = yaml.safe_load(profile.read_text())
     name = raw["model"]["name"]
