@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from lib.attacks import battery
 from lib.model.names import PACKAGED, TINY
+from lib.plant.planting import Plants
 from scale import cost
 from scale.cost import Cost
 from scale.passes import SMALL, Passes
@@ -122,6 +123,29 @@ class Plan(Passes):
         made = self.edits(task, self.settings.scaling.compare)
         spent = made.operations * len(self.settings.scaling.sizes)
         return replace(made, operations=spent, disk=SMALL)
+
+    def _plant(self, task, facts) -> Cost:
+        made = self.edits(task, self.plants.compare)
+        longer = self.plants.max_steps / self.settings.edit.max_steps
+        return replace(made, operations=longer * made.operations)
+
+    def _locate_planted(self, task, facts) -> Cost:
+        kinds = (self._causal_tracing, self._attribution_patching, self._fact_lookup)
+        found = [kind(task, facts) for kind in kinds]
+        spent = (len(self.plants.compare) + 1) * sum(cost.operations for cost in found)
+        return replace(max(found, key=lambda c: c.bytes), operations=spent, disk=SMALL)
+
+    def _edit_planted(self, task, facts) -> Cost:
+        made = self.edits(task, self.plants.compare)
+        attack = self.relearned(task, self.settings.attack_relearn)
+        number = len(self.plants.compare) + 1  # planted in each place, and nowhere
+        spent = number * (made.operations + 2 * len(self.plants.compare) * attack.operations)
+        return replace(max(made, attack, key=lambda c: c.bytes), operations=spent, disk=SMALL)
+
+    @property
+    def plants(self) -> Plants:
+        """The block `plants` of the settings."""
+        return Plants.of(self.settings)
 
     def _attacked(self, task, facts, one: Cost, names: list[str]) -> Cost:
         """An attack of the unedited model and of every named edit."""

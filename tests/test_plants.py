@@ -79,7 +79,7 @@ def test_labels_are_dealt_in_pairs_and_anew_for_every_seed(target, subjects):
 def test_planted_facts_are_known_in_both_formats_and_were_not_before(target, few, planted):
     target, place, old, log = planted
     now = right(target, few, ("short-league",))
-    assert now["short"] > 0.9 and now["short-league"] > 0.9
+    assert now["short"] > 0.8 and now["short-league"] > 0.8
     with kept(trainable(target.loaded.model, place)) as weights:
         planting.put(dict(target.loaded.model.named_parameters()), old)
         assert right(target, few).short < 0.7

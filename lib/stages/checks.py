@@ -23,6 +23,7 @@ from lib.facts.tasks import load_task
 from lib.localize.probes import most_frequent, probeable
 from lib.model.loading import pick_device
 from lib.model.names import check_name
+from lib.plant.planting import Plants, table_of
 
 FREE_GIB = 8  # model 1.1 GiB, edits 2 GiB at default scale; twice where DVC's cache must copy
 PROBED = 5  # known facts that a label needs for a probe to learn it, as in notebook 12
@@ -40,6 +41,8 @@ def check_all() -> Settings:
     for method, block in (attack for group in attacks for attack in group):
         if method == "jailbreak":
             load_wordings(block.wordings)
+    for name in Plants.of(settings).tasks:
+        table_of(settings, name)
     _check_text(settings)
     free = shutil.disk_usage(paths.ROOT).free / 2**30
     if free < FREE_GIB and not paths.model(settings.model.name).exists():
