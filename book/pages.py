@@ -429,6 +429,7 @@ def main() -> None:
         "METHOD",
         "docs/FIGURES",
         "docs/SPEED",
+        "docs/SCALE",
         "tables/index",
     ]
     inside = [p for p in pages_in("tables") if p != "tables/index"]
