@@ -13,7 +13,7 @@ TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-repro: env  ## build every table and figure (about two hours on two cores), then print the summary
+repro: env  ## build every table and figure (two and a half hours on two cores), then print the summary
 	@python -m lib.stages.repro
 	@python -m lib.stages.report
 	@python -m study.reproduced

@@ -125,10 +125,7 @@ def planted_title(where: pandas.DataFrame) -> str:
     if not pairs:
         return "Facts planted in known MLPs, edited there and elsewhere"
     before = back[[(w, late) for w in pairs]].mean()
-    return (
-        f"Edited in MLPs {_layers(late)}: {before:.2f} back if planted before them, "
-        f"{back[late, late]:.2f} if in them"
-    )
+    return f"Late edits: {before:.2f} of earlier plants return, {back[late, late]:.2f} of late ones"
 
 
 def _layers(name: str) -> str:

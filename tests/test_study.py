@@ -662,3 +662,18 @@ def test_an_attack_tells_if_it_finds_more_where_something_is_masked():
     found = planted.calibrated(every).set_index("attack")
     assert found.tells["good"] and not found.tells["blind"]
     assert found.nothing["good"] == 2 / 16 and found.masked["good"] == 14 / 16
+
+
+def test_what_the_page_says_of_the_third_question_is_in_the_table():
+    text = page.PAGE.read_text()
+    said = (
+        "For athletes all four accounts are refuted by the third question: three call it alike, one"
+    )
+    assert said in text and "it came out *lower*" in text
+    table = pandas.read_csv(design.HERE / "tables" / "decisions.csv")
+    row = table[(table.task == SPORTS) & (table.question == "below")].iloc[0]
+    foreseen = [decide.foreseen(account, "below", SPORTS) for account in accounts.ACCOUNTS]
+    assert row.verdict == LOWER and sorted(foreseen) == sorted([ALIKE] * 3 + [HIGHER])
+    assert all(page.refutes(row, account) for account in accounts.ACCOUNTS)
+    margin = design.params()["margin"]
+    assert -margin < decide.expected("below", SPORTS, "upstream") < 0 < margin - abs(row.value)

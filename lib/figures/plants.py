@@ -96,8 +96,8 @@ def moved_title(grid: pandas.DataFrame) -> str:
     places = [name for name in grid.planted.unique() if name != NOWHERE]
     last = places[-1]
     one, other = (back.loc[(planted, last)] for planted in (places[0], last))
-    words = [f"{round(row.value * row.n)} of {row.n:.0f}" for row in (one, other)]
-    return f"Old answers back after a late edit: planted early {words[0]}, planted late {words[1]}"
+    early, late = (round(row.value * row.n) for row in (one, other))
+    return f"A late edit: {early} of {one.n:.0f} early plants return, {late} late ones"
 
 
 def heat(axis, wide: pandas.DataFrame, title: str) -> None:
