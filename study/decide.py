@@ -163,8 +163,10 @@ QUESTIONS = {
 
 def of_task(task: str) -> list[str]:
     """Names of the questions that a task is asked."""
-    planted = task == design.params()[design.PLANTED]["task"]
-    return [n for n, q in QUESTIONS.items() if planted or q.experiment != design.PLANTED]
+    mine = set(design.experiments(task))
+    if task == design.params()[design.PLANTED]["task"]:
+        mine.add(design.PLANTED)
+    return [name for name, question in QUESTIONS.items() if question.experiment in mine]
 
 
 def differences(

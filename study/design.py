@@ -52,7 +52,8 @@ class Measures:
 def measures(task: str, layers: tuple[int, ...], planted: tuple[int, ...] = ()) -> Measures:
     """`Measures` of a set of MLPs; lookup and upstream from facts that are in no fold, or where
     facts were planted, with equal shares of the planted layers."""
-    about, last = params()["tasks"][task], params()["n_layers"] - 1
+    about = params()["tasks"][task]
+    last = about["n_layers"] - 1
     shares = about["lookup"]
     if planted:
         shares = [(layer in planted) / len(planted) for layer in range(last + 1)]
@@ -63,6 +64,11 @@ def measures(task: str, layers: tuple[int, ...], planted: tuple[int, ...] = ()) 
         sum(shares[min(layers) :]),
         min(layers) / last,
     )
+
+
+def experiments(task: str) -> tuple[str, ...]:
+    """Those that a task takes part in; all, unless study/params.yaml lists some."""
+    return tuple(params()["tasks"][task].get("experiments", EXPERIMENTS))
 
 
 def lookup(task: str) -> int:
@@ -133,8 +139,8 @@ def layers_of(name: str) -> tuple[int, ...] | None:
 
 def windows(task: str) -> list[str]:
     """Windows at every start."""
-    width, last = params()["window"], params()["tasks"][task]["last_layer"]
-    starts = range(min(last, params()["n_layers"] - width) + 1)
+    width, about = params()["window"], params()["tasks"][task]
+    starts = range(min(about["last_layer"], about["n_layers"] - width) + 1)
     return [mlps(*range(start, start + width)) for start in starts]
 
 
@@ -158,10 +164,11 @@ def nine() -> list[str]:
 def triples(task: str, number: int) -> list[tuple[int, ...]]:
     """The other layers of a fold's paired sets, all behind every MLP that looks up; no two folds
     share one."""
-    shares = params()["tasks"][task]["lookup"]
+    about = params()["tasks"][task]
+    shares = about["lookup"]
     last = max(i for i, share in enumerate(shares) if share >= max(shares) / 4)
     start = max(last, lookup(task) + 1) + 1
-    every = list(combinations(range(start, params()["n_layers"]), params()["window"] - 1))
+    every = list(combinations(range(start, about["n_layers"]), params()["window"] - 1))
     random.Random(f"pairs {task}").shuffle(every)
     size = params()["pairs"]
     return every[(number - 1) * size : number * size]
@@ -181,7 +188,7 @@ def paired(task: str, number: int) -> list[dict[str, str]]:
 def spread(task: str) -> tuple[tuple[int, ...], ...]:
     """`sets` sets of four MLPs, exchanged among all there are until depth, first layer, share
     before extraction and lookup effect correlate by at most `correlation`."""
-    every = list(combinations(range(params()["n_layers"]), params()["window"]))
+    every = list(combinations(range(params()["tasks"][task]["n_layers"]), params()["window"]))
     about = [measures(task, layers) for layers in every]
     table = numpy.array([[m.depth, m.first, m.before, m.lookup] for m in about])
     rng, number = numpy.random.default_rng(0), params()["sets"]

@@ -56,10 +56,14 @@ def refutes(row, account: str) -> bool:
 
 def done() -> str:
     """How many cells of each experiment there are, of how many."""
-    lines = ["| experiment | " + " | ".join(design.params()["tasks"]) + " |", "|---" * 3 + "|"]
+    tasks = design.params()["tasks"]
+    lines = [f"| experiment | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
     for experiment in design.EXPERIMENTS:
         parts = []
-        for task in design.params()["tasks"]:
+        for task in tasks:
+            if experiment not in design.experiments(task):
+                parts.append("none")
+                continue
             wanted = [(experiment, task, fold) for fold in design.folds(task)]
             there = sum(len(cells.read(cells.path_of(*part))) for part in wanted)
             parts.append(f"{there} of {sum(len(design.todo(*part)) for part in wanted)}")
@@ -110,6 +114,8 @@ def _plain(task: str) -> str:
     return task.replace("-", " ").capitalize()
 
 
+SIDES = {"before": "edited before the plant", "in": "in it", "behind": "behind it"}
+SIDES |= {"never": "never planted"}
 PICTURE = """![Old answers back, by place of plant and of edit](../figures/study/planted.png)
 
 *Left: share of 32 old answers that come back after relearning, mean over seeds; "nowhere" is the
@@ -117,15 +123,24 @@ true zero, the same names edited in the model that never knew them. Right: every
 share of the plant that the edited set holds; dotted: never planted.*"""
 
 
+def sides(where: pandas.DataFrame) -> dict[str, float]:
+    """Mean share of old answers back over pairs of windows, by where the edit lies: before the
+    plant, in it, behind it, and where nothing was planted; where: see `study.planted.mapped`."""
+    windows = design.params()[design.PLANTED]["windows"]
+    mine = where[where.edited.isin(windows) & where.planted.isin([*windows, design.NOWHERE])]
+    order = {name: place for place, name in enumerate(windows)}
+    gap = (mine.edited.map(order) - mine.planted.map(order)).clip(-1, 1)
+    kind = gap.map({-1: "before", 0: "in", 1: "behind"}).fillna("never")
+    return mine.back.groupby(kind).mean().to_dict()
+
+
 def planted_title(where: pandas.DataFrame) -> str:
-    """What the map says: the same late edit, of facts planted before it and in it."""
-    back = where.set_index(["planted", "edited"]).back
-    windows = [w for w in design.params()[design.PLANTED]["windows"] if (w, w) in back.index]
-    late, pairs = windows[-1], [w for w in windows[:-1] if (w, windows[-1]) in back.index]
-    if not pairs:
+    """What the map says, once there are edits on every side of a plant."""
+    found = sides(where)
+    if len(found) < 4:
         return "Facts planted in known MLPs, edited there and elsewhere"
-    before = back[[(w, late) for w in pairs]].mean()
-    return f"Late edits: {before:.2f} of earlier plants return, {back[late, late]:.2f} of late ones"
+    before, inside, behind = (f"{found[side]:.2f}" for side in ("before", "in", "behind"))
+    return f"Back: {before} edited before the plant, {inside} in it, {behind} behind"
 
 
 def _layers(name: str) -> str:
@@ -160,7 +175,10 @@ def write_planted(
     _fill(PAGE, "located", "\n".join(lines))
     zero = where[where.planted == design.NOWHERE]
     said = [f"{_layers(r.edited)}: {r.back:.2f}" for r in zero.itertuples()]
-    _fill(PAGE, "zero", f"Where nothing was planted, by edited MLPs: {'; '.join(said)}.")
+    found = sides(where)
+    means = [f"{name} {found[key]:.2f}" for key, name in SIDES.items() if key in found]
+    text = f"Old answers back, mean over pairs of windows: {', '.join(means)}. "
+    _fill(PAGE, "zero", f"{text}Where nothing was planted, by edited MLPs: {'; '.join(said)}.")
 
 
 def write_calibrated(attacks: pandas.DataFrame) -> None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import pandas
 
-from lib import config, paths
+from lib import paths
 from lib.figures import style
-from lib.measure.formats import Formats
-from lib.store import Store
-from study import decide, design, figure, page, planted, tables
+from study import cells, decide, design, figure, page, planted, tables
 from study.accounts import ACCOUNTS
 
 OUT, FIGURES = design.HERE / "tables", paths.FIGURES / "study"
@@ -41,9 +39,9 @@ def of_task(task: str, table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 
 def main() -> None:
     """Write all tables of all tasks that have cells."""
-    settings, store, every, loaded = config.load(), Store("data"), {}, {}
-    for task in design.params()["tasks"]:
-        catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
+    every, loaded = {}, {}
+    for task in filter(cells.begun, design.params()["tasks"]):
+        settings, catalogue = cells.catalogue_of(task)
         table = tables.load(task, settings, catalogue)
         if task == design.params()[design.PLANTED]["task"]:
             parts = [t for t in (table, planted.table(task, settings, catalogue)) if len(t)]
@@ -62,11 +60,11 @@ def main() -> None:
 def _planted(loaded: dict[str, pandas.DataFrame]) -> dict[str, list[pandas.DataFrame]]:
     """Tables and figure of planted facts, once there are cells of them."""
     task = design.params()[design.PLANTED]["task"]
-    cells = loaded.get(task, pandas.DataFrame(columns=["experiment"]))
-    cells = cells[cells.experiment == design.PLANTED]
-    if cells.empty:
+    made = loaded.get(task, pandas.DataFrame(columns=["experiment"]))
+    made = made[made.experiment == design.PLANTED]
+    if made.empty:
         return {}
-    every, where = planted.lines(task), planted.mapped(cells)
+    every, where = planted.lines(task), planted.mapped(made)
     style.save(figure.planted(where, page.planted_title(where)), "planted", FIGURES)
     page.write_planted(planted.plants_table(every), planted.marked(every), where)
     found = {"plants": planted.plants_table(every), "located": planted.marked(every)}

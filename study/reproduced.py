@@ -11,9 +11,7 @@ import pandas
 from scipy import stats
 
 from lib import config, paths
-from lib.measure.formats import Formats
-from lib.store import Store
-from study import decide, design, tables
+from study import cells, decide, design, tables
 
 LEAST = 3  # folds that a prediction needs
 RESULTS = paths.DATA / "tables" / "results"
@@ -30,13 +28,13 @@ def predicted(shares: numpy.ndarray, n: int, level: float = 0.05) -> tuple[float
     return max(float(mean - reach), 0.0), min(float(mean + reach), 1.0)
 
 
-def compared(task: str, cells: pandas.DataFrame) -> pandas.DataFrame:
+def compared(task: str, made: pandas.DataFrame) -> pandas.DataFrame:
     """Rows (localization, back, n, value, low, high, folds) of the default run's sets of whole MLPs
     that the study has edited in at least LEAST folds."""
     back = pandas.read_csv(RESULTS / task / "back.csv", keep_default_na=False)
     edits = pandas.read_csv(RESULTS / task / "edits.csv", keep_default_na=False)
     whole = edits[(edits.attention == "") & edits.steps.gt(0)].set_index("localization").mlp
-    rows, first = [], cells.drop_duplicates(["fold", "cell"])
+    rows, first = [], made.drop_duplicates(["fold", "cell"])
     for run in back[back.localization.isin(whole.index)].itertuples():
         name = design.mlps(*map(int, whole[run.localization].split()))
         shares = first[(first.cell == name) & first.reached][decide.PRIMARY].to_numpy()
@@ -49,11 +47,10 @@ def compared(task: str, cells: pandas.DataFrame) -> pandas.DataFrame:
 
 def main() -> None:
     """Print how many numbers of the run lie within the study's prediction intervals."""
-    settings, store, parts = config.load(), Store("data"), []
-    for task in [t for t in settings.tasks if t in design.params()["tasks"]]:
-        catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
-        if len(cells := tables.load(task, settings, catalogue)):
-            parts.append(compared(task, cells).assign(task=task))
+    parts = []
+    for task in [t for t in config.load().tasks if t in design.params()["tasks"]]:
+        if len(made := tables.load(task, *cells.catalogue_of(task))):
+            parts.append(compared(task, made).assign(task=task))
     rows = pandas.concat(parts) if parts else pandas.DataFrame()
     if rows.empty:
         print("\nreproduced: the study has no set in common with this run in enough folds yet")

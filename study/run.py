@@ -20,9 +20,6 @@ import pandas
 import psutil
 from tqdm import tqdm
 
-from lib import config
-from lib.measure.formats import Formats
-from lib.store import Store
 from study import cells, decide, design, tables
 
 # First what tells the accounts apart with the fewest cells; of these, one task after the other.
@@ -43,15 +40,14 @@ def open_questions(experiment: str, task: str, table: pandas.DataFrame) -> bool:
 
 def looks() -> Iterator[list[Part]]:
     """What is still needed, in order, one list a look; asks again after every look."""
-    settings, store = config.load(), Store("data")
     numbers = range(len(design.params()["looks"]))
     tasks = [*design.params()["tasks"]]
     for group, task, look in product(ORDER, tasks, numbers):
         if (group, task, look) == (ORDER[0], tasks[1], 0):
             yield from planted()
-        catalogue = Formats.load(store.find("unedited", task, 0)).catalogue
-        table, folds = tables.load(task, settings, catalogue), design.looks(task)[look]
-        open_ones = [name for name in group if open_questions(name, task, table)]
+        table, folds = tables.load(task, *cells.catalogue_of(task)), design.looks(task)[look]
+        mine = [name for name in group if name in design.experiments(task)]
+        open_ones = [name for name in mine if open_questions(name, task, table)]
         every = [(name, task, fold) for name in open_ones for fold in range(1, folds + 1)]
         if wanted := [part for part in every if missing(*part)]:
             yield wanted

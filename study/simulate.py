@@ -41,7 +41,7 @@ def power(runs: int = 200) -> pandas.DataFrame:
     rng, rows = numpy.random.default_rng(0), []
     every = [(task, account) for task in design.params()["tasks"] for account in ACCOUNTS]
     for task, account in tqdm(every, desc="simulating"):
-        made = [cells(task, account, design.EXPERIMENTS, rng) for _ in range(runs)]
+        made = [cells(task, account, design.experiments(task), rng) for _ in range(runs)]
         for question in decide.of_task(task):
             value = decide.expected(question, task, account)
             if numpy.isnan(value):

@@ -23,7 +23,7 @@ def load(task: str, settings: Settings, catalogue: Catalogue, rows: Path = cells
     (attack_formats.keep); not a number where none is left.
     """
     found = []
-    for experiment in design.EXPERIMENTS:
+    for experiment in design.experiments(task):
         for number in design.folds(task):
             for made in cells.read(cells.path_of(experiment, task, number, rows)):
                 found.append({"experiment": experiment, "fold": number} | made)

@@ -664,6 +664,21 @@ def test_an_attack_tells_if_it_finds_more_where_something_is_masked():
     assert found.nothing["good"] == 2 / 16 and found.masked["good"] == 14 / 16
 
 
+def test_the_map_is_summed_up_by_the_side_of_the_plant_that_is_edited():
+    windows = design.params()["planted"]["windows"]
+    back = {(-1): 0.1, 0: 0.4, 1: 0.8}
+    rows = [
+        (planted, edited, back[(i > j) - (i < j)])
+        for j, planted in enumerate(windows)
+        for i, edited in enumerate(windows)
+    ]
+    rows += [(design.NOWHERE, windows[0], 0.2), (windows[0], "mlp-1", 1.0)]
+    where = pandas.DataFrame(rows, columns=["planted", "edited", "back"])
+    found = page.sides(where)
+    assert found == pytest.approx({"before": 0.1, "in": 0.4, "behind": 0.8, "never": 0.2})
+    assert page.planted_title(where) == "Back: 0.10 edited before the plant, 0.40 in it, 0.80 behind"
+
+
 def test_what_the_page_says_of_the_third_question_is_in_the_table():
     text = page.PAGE.read_text()
     said = (
