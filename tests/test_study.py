@@ -676,7 +676,8 @@ def test_the_map_is_summed_up_by_the_side_of_the_plant_that_is_edited():
     where = pandas.DataFrame(rows, columns=["planted", "edited", "back"])
     found = page.sides(where)
     assert found == pytest.approx({"before": 0.1, "in": 0.4, "behind": 0.8, "never": 0.2})
-    assert page.planted_title(where) == "Back: 0.10 edited before the plant, 0.40 in it, 0.80 behind"
+    title = "Back: 0.10 edited before the plant, 0.40 in it, 0.80 behind"
+    assert page.planted_title(where) == title
 
 
 def test_what_the_page_says_of_the_third_question_is_in_the_table():
