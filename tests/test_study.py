@@ -414,6 +414,8 @@ def test_the_plan_says_what_the_table_of_power_says():
         return [float(n) for n in re.search(sentence, plan).groups()]
 
     asked, fits = table[table.question != "profile"], table[table.question == "profile"]
+    second = asked[asked.task == SECOND]
+    asked = asked[asked.task != SECOND]
     large = asked.predicted.abs() >= 0.28
     assert (asked.predicted.abs()[~large] < 0.1).all()
     adapted, n = asked.question == "adapted", r" ([0-9.]+[0-9])"
@@ -422,16 +424,23 @@ def test_the_plan_says_what_the_table_of_power_says():
         stated(f"least{n} of the .*three folds, in at least{n}"), abs=6e-3
     )
     alike = asked[~large].groupby(["question", "task"]).right
-    pairs = alike.min()[["above", "below"]].groupby("task").min()[TASKS]
+    pairs = alike.min()[["above", "below"]].groupby("task").min()[PAIRED]
     said = stated(f"`above` and `below` in at least{n} of the studies with athletes and{n} with")
     assert list(pairs) == pytest.approx(said, abs=6e-3)
-    limits = [alike.min()["cliff"].min(), alike.max()["cliff"].max(), alike.max()["adapted"].max()]
-    said = stated(f"it is found in{n} to{n}, for `adapted` in at most{n}")
+    most = alike.max()
+    limits = [alike.min()["cliff"].min(), most["cliff"].max()]
+    limits += [most[["moved", "ahead"]].max(), most["adapted"].max()]
+    sentence = f"it is found in{n} to{n}, for `moved` .* at most{n}, for `adapted` in at most{n}"
+    said = stated(sentence)
     assert limits == pytest.approx(said, abs=6e-3)
     assert asked.wrong.max() <= stated(f"A wrong decision is made in at most{n}")[0]
-    best = fits.groupby("task").right.min()[TASKS]
+    best = fits.groupby("task").right.min()
     said = stated(f"fits the account .* at least{n} of the studies with athletes and{n} with")
-    assert list(best) == pytest.approx(said, abs=6e-3)
+    assert list(best[PAIRED]) == pytest.approx(said, abs=6e-3)
+    said = stated(f"no more than{n} for `cliff`, .* at most{n} of the .* at least{n}\\.")
+    wanted = second[second.account.isin(["lookup", "upstream"])]
+    limits = [wanted.predicted.max(), wanted.right.max(), best[SECOND]]
+    assert limits == pytest.approx(said, abs=6e-3)
 
 
 # What a default run is compared with
@@ -664,6 +673,24 @@ def test_an_attack_tells_if_it_finds_more_where_something_is_masked():
     found = planted.calibrated(every).set_index("attack")
     assert found.tells["good"] and not found.tells["blind"]
     assert found.nothing["good"] == 2 / 16 and found.masked["good"] == 14 / 16
+
+
+@pytest.mark.parametrize("task", [SPORTS, SECOND])
+def test_a_task_without_results_names_the_command_that_makes_them(
+    task, refuses, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cells.paths, "ROOT", tmp_path)
+    with refuses(FileNotFoundError, f"no results of {task}", "run `make study`"):
+        cells.source(task)
+
+
+def test_the_second_model_is_edited_up_to_its_own_extraction_heads():
+    about = design.params()["tasks"][SECOND]
+    every = design.todo(design.LAYERS, SECOND, 1)
+    assert max(max(design.layers_of(n)) for n in design.singles(SECOND)) == about["extraction"]
+    assert set(design.around_the_lookup(SECOND)) == {"mlp-0-1-2-3", "mlp-1-2-3-4"}
+    assert not set(every) & set(design.around_the_lookup(SECOND)), "those are of `cliff`"
+    assert decide.of_task(SECOND) == ["cliff", "depth-matched", "output-tracing"]
 
 
 def test_the_map_is_summed_up_by_the_side_of_the_plant_that_is_edited():
