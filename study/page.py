@@ -21,10 +21,11 @@ def number(x: float) -> str:
 
 
 def outcome(row) -> str:
-    """One decision in words, with its interval and number of folds."""
+    """One decision in words, with its interval and number of folds (planted facts: seeds)."""
     if row.folds == 0:
         return "not begun"
-    folds = f"{row.folds} fold{'s' * (row.folds > 1)}"
+    planted = decide.QUESTIONS[row.question].experiment == design.PLANTED
+    folds = f"{row.folds} {'seed' if planted else 'fold'}{'s' * (row.folds > 1)}"
     if row.verdict == decide.WAITING:
         return f"{number(row.value)} so far ({folds}), not decided yet"
     said = f"{number(row.value)} [{number(row.low)}, {number(row.high)}] ({folds})"
@@ -41,7 +42,7 @@ def decisions(table: pandas.DataFrame) -> str:
             text = number(value) or "none"
             said.append(f"{text}, refuted" if refutes(row, account) else text)
         lines.append(
-            f"| {row.task.replace('-', ' ')} | {decide.QUESTIONS[row.question].text} | "
+            f"| {_plain(row.task)} | {decide.QUESTIONS[row.question].text} | "
             f"{' | '.join(said)} | {outcome(row)} |"
         )
     return "\n".join(lines)
@@ -111,7 +112,8 @@ def title(table: pandas.DataFrame) -> str:
 
 
 def _plain(task: str) -> str:
-    return task.replace("-", " ").capitalize()
+    words = task.removesuffix("-smollm2").replace("-", " ").capitalize()
+    return f"{words} of SmolLM2" if task.endswith("-smollm2") else words
 
 
 SIDES = {"before": "edited before the plant", "in": "in it", "behind": "behind it"}
@@ -188,7 +190,7 @@ def write_calibrated(attacks: pandas.DataFrame) -> None:
     best = attacks.sort_values("masked", ascending=False).drop_duplicates("attack")
     for row in best.itertuples():
         gap = f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
-        name = f"{row.attack} {row.variant}".strip()
+        name = f"{row.attack} {row.variant}".strip() if len(row.variant) < 20 else row.attack
         tells = "yes" if row.tells else "no"
         lines.append(f"| {name} | {row.nothing:.2f} | {row.masked:.2f} | {gap} | {tells} |")
     _fill(PAGE, "calibrated", "\n".join(lines))
