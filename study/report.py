@@ -66,8 +66,8 @@ def _planted(loaded: dict[str, pandas.DataFrame]) -> dict[str, list[pandas.DataF
         return {}
     every, where = planted.lines(task), planted.mapped(made)
     style.save(figure.planted(where, page.planted_title(where)), "planted", FIGURES)
-    page.write_planted(planted.plants_table(every), planted.marked(every), where)
     found = {"plants": planted.plants_table(every), "located": planted.marked(every)}
+    page.write_planted(found["plants"], found["located"], where)
     if len(attacks := planted.calibrated(every)):
         found["calibrated"] = attacks
         page.write_calibrated(attacks)

@@ -35,8 +35,8 @@ PER_LABEL = 14  # enough names for the tiny tokenizer to learn every answer as o
 
 def pytest_collection_modifyitems(items):
     """Small pipelines first, since they take longest; what uses the model they taught at last."""
-    items.sort(key=lambda item: not item.get_closest_marker("pipeline"))
-    items.sort(key=lambda item: item.path.stem == "test_stepping")
+    last = "test_stepping"
+    items.sort(key=lambda i: (i.path.stem == last, not i.get_closest_marker("pipeline")))
 
 
 @pytest.fixture(scope="session")

@@ -695,6 +695,9 @@ def test_the_second_model_is_edited_up_to_its_own_extraction_heads():
     assert set(design.around_the_lookup(SECOND)) == {"mlp-0-1-2-3", "mlp-1-2-3-4"}
     assert not set(every) & set(design.around_the_lookup(SECOND)), "those are of `cliff`"
     assert decide.of_task(SECOND) == ["cliff", "depth-matched", "output-tracing"]
+    first, *others = (f"{share:.2f}" for share in about["lookup"])
+    said = f"{first} in MLP 0 and no more than {max(others)} in any other"
+    assert said in page.PAGE.read_text()
 
 
 def test_the_map_is_summed_up_by_the_side_of_the_plant_that_is_edited():
